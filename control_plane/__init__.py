@@ -1,0 +1,1 @@
+"""The control plane: log, state, watch and fleet."""
