@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,16 +109,15 @@ class LogStore(Protocol):
         """Names this history of the store; a restored backup has another."""
         ...
 
-    async def commit(
+    def commit(
         self,
         tenant_id: TenantId,
         expected_revision: int,
         mutations: Sequence[log_pb2.Mutation],
         meta: CommitMeta,
-    ) -> Commit:
-        """Append one entry, durably. The order of submission is the order of
-        the calls, not of the awaits: the coroutine function enqueues before
-        its first suspension."""
+    ) -> Awaitable[Commit]:
+        """Append one entry, durably: it is when the result has come. The call
+        itself enqueues, so commits are tried in the order of the calls."""
         ...
 
     async def head(self, tenant_id: TenantId) -> int:
