@@ -1,0 +1,60 @@
+# The door to Voxplane. Every target sets up what it needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CONTRACT := .build/contract.binpb
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint generate bench e2e clean
+
+help: ## Explain the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Voxplane needs Python 3.11 or newer"'
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt hatch_build.py $(wildcard proto/voxplane/*/*.proto proto/voxplane/*/*/*.proto)
+	@echo "installing voxplane and what it needs (a minute, once)"
+	@$(PIP) -e '.[server,node]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what tests and lint need"
+	@$(PIP) -e '.[server,node,dev]'
+	@touch $@
+
+run: $(VENV)/.run ## Play the tour on embedded defaults, then stay up
+	@$(BIN)/voxplane dev --tour
+
+demo: $(VENV)/.run ## Play the tour and exit; non-zero if a step did not happen
+	@$(BIN)/voxplane dev --tour --exit
+
+test: $(VENV)/.dev ## Run every test
+	@$(BIN)/python -m pytest
+
+e2e: $(VENV)/.dev ## Run the tests that start real processes
+	@$(BIN)/python -m pytest tests/e2e
+
+lint: $(VENV)/.dev ## Check style, types, the contract and the imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/python hatch_build.py --descriptors $(CONTRACT)
+	@$(BIN)/buf lint $(CONTRACT) --config proto/buf.yaml
+	@cd proto && ../$(BIN)/buf format --diff --exit-code .
+	@$(BIN)/lint-imports
+
+generate: $(VENV)/.dev ## Make the Python stubs of the contract again
+	@$(BIN)/python hatch_build.py
+
+bench: $(VENV)/.dev ## Measure commit to applied and the watch fan-out
+	@$(BIN)/python -m bench.applied
+	@$(BIN)/python -m bench.watch
+
+clean: ## Remove what the other targets made
+	@rm -rf $(VENV) .build .voxplane .pytest_cache .ruff_cache .hypothesis .import_linter_cache buf
+	@find voxplane -name '*_pb2*' -delete
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
