@@ -72,19 +72,23 @@ async def _sessions(folder: Path) -> AsyncIterator[list[Session]]:
             create.config.prompt_config.instructions = f"mark {tenant}-0."
             await stub.CreateAgent(create)
         options = ("node", "--server", control.address, "--node-id", "n1", "--data-dir", str(folder))
-        async with command(*options, log=folder / "node.log"):
-            async with grpc.aio.insecure_channel(f"unix:{folder}/node/relay.sock") as relay:
-                sessions: list[Session] = []
-                for tenant in TENANTS:
-                    chat = relay_grpc.RelayServiceStub(relay).Chat(wait_for_ready=True)
-                    caller = relay_pb2.CallerContext(tenant_id=tenant, agent_id=AGENT)
-                    await chat.write(relay_pb2.ChatRequest(open=caller))
-                    session = Session(tenant, chat, stub, f"{tenant}-0")
-                    await asyncio.wait_for(session.read("opened"), READY_SECONDS_MAX)
-                    sessions.append(session)
-                yield sessions
-                for session in sessions:
-                    await session.chat.done_writing()
+        async with (
+            command(*options, log=folder / "node.log"),
+            grpc.aio.insecure_channel(f"unix:{folder}/node/relay.sock") as relay,
+        ):
+            sessions = [await _open(relay, tenant, stub) for tenant in TENANTS]
+            yield sessions
+            for session in sessions:
+                await session.chat.done_writing()
+
+
+async def _open(relay: grpc.aio.Channel, tenant: str, stub: agents_grpc.AgentServiceAsyncStub) -> Session:
+    chat = relay_grpc.RelayServiceStub(relay).Chat(wait_for_ready=True)
+    caller = relay_pb2.CallerContext(tenant_id=tenant, agent_id=AGENT)
+    await chat.write(relay_pb2.ChatRequest(open=caller))
+    session = Session(tenant, chat, stub, f"{tenant}-0")
+    await asyncio.wait_for(session.read("opened"), READY_SECONDS_MAX)
+    return session
 
 
 @pytest.fixture(scope="module")
