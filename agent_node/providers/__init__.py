@@ -1,0 +1,25 @@
+"""Models by provider name: what an AgentConfig's llm, stt and tts blocks say,
+as LiveKit models.
+
+    context = new_context(SecretResolver())
+    model = build_llm(config.llm_config, context)
+    ...
+    await model.aclose()
+    await context.aclose()
+"""
+
+from agent_node.providers.context import BuildContext, new_context
+from agent_node.providers.registry import build_llm, build_stt, build_tts, known_providers
+from agent_node.providers.secrets import SecretResolver
+from agent_node.providers.speech import set_speech_instructions
+
+__all__ = [
+    "BuildContext",
+    "SecretResolver",
+    "build_llm",
+    "build_stt",
+    "build_tts",
+    "known_providers",
+    "new_context",
+    "set_speech_instructions",
+]

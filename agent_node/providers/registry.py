@@ -1,0 +1,103 @@
+"""Which provider names the node knows, and who builds their models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from livekit.agents import llm, stt, tts
+
+from agent_node.providers import deepgram, offline, openai
+from agent_node.providers.context import BuildContext
+from voxplane.errors import Violation, VoxplaneError
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1.agent_config_pb2 import LlmConfig, SttConfig, TtsConfig
+
+_LLM: Mapping[str, Callable[[LlmConfig, BuildContext], llm.LLM]] = {
+    "offline": offline.build_llm,
+    "openai": openai.build_llm,
+}
+_STT: Mapping[str, Callable[[SttConfig, BuildContext], stt.STT]] = {
+    "deepgram": deepgram.build_stt,
+}
+_TTS: Mapping[str, Callable[[TtsConfig, BuildContext], tts.TTS]] = {
+    "deepgram": deepgram.build_tts,
+    "offline": offline.build_tts,
+    "openai": openai.build_tts,
+}
+_BLOCKS: Mapping[str, Mapping[str, object]] = {"llm_config": _LLM, "stt_config": _STT, "tts_config": _TTS}
+
+LIVEKIT_VERSION = "1.8.9"
+LIVEKIT_PLUGINS = frozenset(
+    "anthropic assemblyai asyncai aws azure baseten bey cartesia cerebras clova elevenlabs fal fishaudio "
+    "gladia google gradium groq hume inworld lmnt minimax mistralai neuphonic nvidia resemble rime rtzr sarvam "
+    "simplismart smallestai soniox speechify speechmatics spitch telnyx ultravox upliftai xai".split()
+)
+
+_Config = TypeVar("_Config", LlmConfig, SttConfig, TtsConfig)
+_Model = TypeVar("_Model", llm.LLM, stt.STT, tts.TTS)
+
+
+def build_llm(config: LlmConfig, context: BuildContext) -> llm.LLM:
+    """The language model that `llm_config` describes; the caller closes it.
+
+    Cheap, no network. Raises VoxplaneError: PROVIDER_UNKNOWN,
+    SECRET_UNAVAILABLE or BUILD_FAILED, with paths such as `llm_config.provider`.
+    """
+    return _build("llm_config", _LLM, config, context)
+
+
+def build_stt(config: SttConfig, context: BuildContext) -> stt.STT:
+    """The speech-to-text model that `stt_config` describes; as build_llm.
+
+    Needs a running loop.
+    """
+    return _build("stt_config", _STT, config, context)
+
+
+def build_tts(config: TtsConfig, context: BuildContext) -> tts.TTS:
+    """The text-to-speech model that `tts_config` describes; as build_llm.
+
+    Needs a running loop.
+    """
+    return _build("tts_config", _TTS, config, context)
+
+
+def known_providers(block: str) -> tuple[str, ...]:
+    """Names that may stand in a block's `provider`, by block such as `llm_config`."""
+    return tuple(sorted(_BLOCKS[block]))
+
+
+def _build(
+    block: str,
+    table: Mapping[str, Callable[[_Config, BuildContext], _Model]],
+    config: _Config,
+    context: BuildContext,
+) -> _Model:
+    builder = table.get(config.provider)
+    if builder is None:
+        raise _unknown(block, config.provider)
+    try:
+        return builder(config, context)
+    except VoxplaneError:
+        raise
+    except Exception as error:
+        # the text of a foreign error may hold what it was given: its type must do
+        said = f"{config.provider} refused the settings ({type(error).__name__})"
+        raise VoxplaneError(
+            reason_pb2.ERROR_REASON_BUILD_FAILED, f"{block}: {said}", violations=[Violation(block, said)]
+        ) from error
+
+
+def _unknown(block: str, provider: str) -> VoxplaneError:
+    kind = block.removesuffix("_config").upper()
+    said = f"the node has no {kind} provider {provider!r}; it has {', '.join(known_providers(block))}"
+    if provider in LIVEKIT_PLUGINS:
+        said += (
+            f". LiveKit has a plugin: pip install livekit-plugins-{provider}=={LIVEKIT_VERSION}, "
+            "then add it to the table in agent_node/providers/registry.py"
+        )
+    path = f"{block}.provider"
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_PROVIDER_UNKNOWN, f"{path}: {said}", violations=[Violation(path, said)]
+    )
