@@ -1,0 +1,27 @@
+"""Tenant state: the log applied, and the one way to change it."""
+
+from control_plane.state.decision import Act, Decide, Decision
+from control_plane.state.tenant_state import (
+    AgentRecord,
+    BundleRecord,
+    TenantState,
+    apply,
+    empty,
+    from_snapshot,
+    to_snapshot,
+)
+from control_plane.state.tenants import Tenants
+
+__all__ = [
+    "Act",
+    "AgentRecord",
+    "BundleRecord",
+    "Decide",
+    "Decision",
+    "TenantState",
+    "Tenants",
+    "apply",
+    "empty",
+    "from_snapshot",
+    "to_snapshot",
+]

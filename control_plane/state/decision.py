@@ -1,0 +1,35 @@
+"""What a pure decision says is to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from control_plane.state.tenant_state import TenantState
+from voxplane.storage.v1 import log_pb2
+
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[ResponseT]):
+    """Mutations of one commit, and the answer once it is made. No mutations
+    means that nothing changes and nothing is committed."""
+
+    mutations: Sequence[log_pb2.Mutation]
+    response: ResponseT
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who decides when: `now` is in seconds since 1970."""
+
+    principal: str
+    now: float
+
+
+Decide = Callable[[TenantState, Act], Decision[ResponseT]]
+"""A decision with its request bound. Pure; raises VoxplaneError."""
