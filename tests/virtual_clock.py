@@ -1,0 +1,59 @@
+"""A clock that tests turn by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+
+SETTLE_TURNS = 20
+
+
+class VirtualClock:
+    """voxplane.clock.Clock whose time stands still until `advance`."""
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._order = count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return self._start + self._elapsed
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock was advanced by so much."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), woken))
+        await woken
+
+    @property
+    def sleeping(self) -> int:
+        """Count of the tasks that wait for time to pass."""
+        return sum(not woken.done() for _, _, woken in self._sleepers)
+
+    async def settle(self) -> None:
+        """Let all tasks run that can run without time passing."""
+        for _ in range(SETTLE_TURNS):
+            await asyncio.sleep(0)
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass; sleepers wake in order, each at its own time."""
+        end = self._elapsed + seconds
+        await self.settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            due, _, woken = heapq.heappop(self._sleepers)
+            self._elapsed = max(self._elapsed, due)
+            if not woken.done():
+                woken.set_result(None)
+                await self.settle()
+        self._elapsed = end
+        await self.settle()
