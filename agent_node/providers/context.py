@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from ssl import SSLContext
@@ -16,6 +16,7 @@ from agent_node.providers.secrets import SecretResolver
 
 CONNECTIONS_PER_CLIENT_MAX = 50
 KEEPALIVE_SECONDS = 120
+OFFLINE_PAUSE_SECONDS = 0.03
 
 
 @cache
@@ -95,6 +96,10 @@ class _LazySession:
             await self._session.close()
 
 
+async def _short_pause() -> None:
+    await asyncio.sleep(OFFLINE_PAUSE_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class BuildContext:
     """What builders need. Its owner closes it, after the models: `await context.aclose()`.
@@ -105,6 +110,8 @@ class BuildContext:
     secrets: SecretResolver
     http_session: Callable[[], aiohttp.ClientSession]
     clients: ClientPool = field(default_factory=ClientPool)
+    offline_pause: Callable[[], Awaitable[None]] = _short_pause
+    """Awaited before each chunk by offline models whose name ends with -slow."""
 
     async def aclose(self) -> None:
         """Close what the models shared."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import openai
-from livekit.agents import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr, llm
+from livekit.agents import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
 from livekit.agents.llm import ChatContext, Tool, ToolChoice
 from livekit.plugins import openai as plugin
 
@@ -90,7 +90,7 @@ class OpenAITTS(plugin.TTS):
             await pool.release(self._client)
 
 
-def build_llm(config: LlmConfig, context: BuildContext) -> llm.LLM:
+def build_llm(config: LlmConfig, context: BuildContext) -> OpenAILLM:
     """OpenAI's LLM."""
     client = _client(config, context, "llm_config")
     timeout = config.timeout.ToNanoseconds() / 1e9 if config.HasField("timeout") else TIMEOUT_SECONDS

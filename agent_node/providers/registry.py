@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import metadata
 from typing import TypeVar
-
-from livekit.agents import llm, stt, tts
 
 from agent_node.providers import deepgram, offline, openai
 from agent_node.providers.context import BuildContext
+from agent_node.providers.models import LLM, STT, TTS
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import LlmConfig, SttConfig, TtsConfig
 
-_LLM: Mapping[str, Callable[[LlmConfig, BuildContext], llm.LLM]] = {
+_LLM: Mapping[str, Callable[[LlmConfig, BuildContext], LLM]] = {
     "offline": offline.build_llm,
     "openai": openai.build_llm,
 }
-_STT: Mapping[str, Callable[[SttConfig, BuildContext], stt.STT]] = {
+_STT: Mapping[str, Callable[[SttConfig, BuildContext], STT]] = {
     "deepgram": deepgram.build_stt,
 }
-_TTS: Mapping[str, Callable[[TtsConfig, BuildContext], tts.TTS]] = {
+_TTS: Mapping[str, Callable[[TtsConfig, BuildContext], TTS]] = {
     "deepgram": deepgram.build_tts,
     "offline": offline.build_tts,
     "openai": openai.build_tts,
 }
 _BLOCKS: Mapping[str, Mapping[str, object]] = {"llm_config": _LLM, "stt_config": _STT, "tts_config": _TTS}
 
-LIVEKIT_VERSION = "1.8.9"
-LIVEKIT_PLUGINS = frozenset(
-    "anthropic assemblyai asyncai aws azure baseten bey cartesia cerebras clova elevenlabs fal fishaudio "
-    "gladia google gradium groq hume inworld lmnt minimax mistralai neuphonic nvidia resemble rime rtzr sarvam "
-    "simplismart smallestai soniox speechify speechmatics spitch telnyx ultravox upliftai xai".split()
-)
 
 _Config = TypeVar("_Config", LlmConfig, SttConfig, TtsConfig)
-_Model = TypeVar("_Model", llm.LLM, stt.STT, tts.TTS)
+_Model = TypeVar("_Model", LLM, STT, TTS)
 
 
-def build_llm(config: LlmConfig, context: BuildContext) -> llm.LLM:
+def build_llm(config: LlmConfig, context: BuildContext) -> LLM:
     """The language model that `llm_config` describes; the caller closes it.
 
     Cheap, no network. Raises VoxplaneError: PROVIDER_UNKNOWN,
@@ -47,7 +43,7 @@ def build_llm(config: LlmConfig, context: BuildContext) -> llm.LLM:
     return _build("llm_config", _LLM, config, context)
 
 
-def build_stt(config: SttConfig, context: BuildContext) -> stt.STT:
+def build_stt(config: SttConfig, context: BuildContext) -> STT:
     """The speech-to-text model that `stt_config` describes; as build_llm.
 
     Needs a running loop.
@@ -55,7 +51,7 @@ def build_stt(config: SttConfig, context: BuildContext) -> stt.STT:
     return _build("stt_config", _STT, config, context)
 
 
-def build_tts(config: TtsConfig, context: BuildContext) -> tts.TTS:
+def build_tts(config: TtsConfig, context: BuildContext) -> TTS:
     """The text-to-speech model that `tts_config` describes; as build_llm.
 
     Needs a running loop.
@@ -92,12 +88,19 @@ def _build(
 def _unknown(block: str, provider: str) -> VoxplaneError:
     kind = block.removesuffix("_config").upper()
     said = f"the node has no {kind} provider {provider!r}; it has {', '.join(known_providers(block))}"
-    if provider in LIVEKIT_PLUGINS:
+    if (plugin := f"livekit-plugins-{provider}") in _livekit_plugins():
         said += (
-            f". LiveKit has a plugin: pip install livekit-plugins-{provider}=={LIVEKIT_VERSION}, "
-            "then add it to the table in agent_node/providers/registry.py"
+            f". LiveKit has a plugin: pip install {plugin}=={metadata.version('livekit-agents')}, "
+            "then add it to agent_node/providers/registry.py"
         )
     path = f"{block}.provider"
     return VoxplaneError(
         reason_pb2.ERROR_REASON_PROVIDER_UNKNOWN, f"{path}: {said}", violations=[Violation(path, said)]
     )
+
+
+@cache
+def _livekit_plugins() -> frozenset[str]:
+    """Names of the plugins that livekit-agents offers as extras, installed or not."""
+    wanted = metadata.requires("livekit-agents") or []
+    return frozenset(re.split(r"[^\w-]", each, maxsplit=1)[0] for each in wanted)

@@ -1,0 +1,11 @@
+"""LiveKit's model types with their events left open."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from livekit.agents import llm, stt, tts
+
+LLM: TypeAlias = llm.LLM[Any]
+STT: TypeAlias = stt.STT[Any]
+TTS: TypeAlias = tts.TTS[Any]
