@@ -25,13 +25,17 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a reply depends on besides its schema. `turn` counts the user's messages."""
+    """What a reply depends on besides its schema.
+
+    `turn` counts the user's messages; `label` is what the model calls itself.
+    """
 
     model: str
     temperature: float | None
     instructions: str
     user: str
     turn: int
+    label: str = "offline"
 
 
 def plain_reply(situation: Situation) -> str:
@@ -43,7 +47,7 @@ def plain_reply(situation: Situation) -> str:
     if len(told) > INSTRUCTIONS_SHOWN_CHARS:
         told = told[:INSTRUCTIONS_SHOWN_CHARS].rstrip() + "…"
     heard = f"You said: “{situation.user}”." if situation.user else "You have said nothing yet."
-    return f"[offline] {situation.model} at {heat}. I am told: “{told}” {heard}"
+    return f"[{situation.label}] {situation.model} at {heat}. I am told: “{told}” {heard}"
 
 
 def structured_reply(schema: Schema, situation: Situation) -> str:
