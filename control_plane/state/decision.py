@@ -12,15 +12,16 @@ from control_plane.state.tenant_state import TenantState
 from voxplane.storage.v1 import log_pb2
 
 ResponseT = TypeVar("ResponseT", bound=Message)
+ResponseT_co = TypeVar("ResponseT_co", bound=Message, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision(Generic[ResponseT]):
+class Decision(Generic[ResponseT_co]):
     """Mutations of one commit, and the answer once it is made. No mutations
     means that nothing changes and nothing is committed."""
 
     mutations: Sequence[log_pb2.Mutation]
-    response: ResponseT
+    response: ResponseT_co
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,54 +2,267 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic
 
+import structlog
 from google.protobuf.message import Message
 
-from control_plane.state.decision import Decide, ResponseT
-from control_plane.state.tenant_state import TenantState
-from control_plane.store import LogStore
+from control_plane.state.decision import Act, Decide, ResponseT
+from control_plane.state.load import load, replay
+from control_plane.state.pipeline import Pipeline, Submitted
+from control_plane.state.request_ids import (
+    NoOpAnswers,
+    check_same,
+    fingerprint,
+    is_validate_only,
+    request_id_of,
+    reused,
+)
+from control_plane.state.residents import Residents
+from control_plane.state.tenant_state import TenantState, to_snapshot
+from control_plane.store import Answer, CommitMeta, DuplicateRequest, LogStore, RevisionConflict, StoreError
 from voxplane.clock import Clock
+from voxplane.errors import VoxplaneError
 from voxplane.names import TenantId
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+COMMIT_ATTEMPTS_MAX = 10
+SNAPSHOT_COMMITS = 1_000
+HISTORY_ENTRIES_MAX = 100_000
+STORE_RETRY_SECONDS = 1.0
 
 Listener = Callable[[TenantState], None]
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[ResponseT]):
+    """One mutation that was asked for."""
+
+    tenant_id: TenantId
+    decide: Decide[ResponseT]
+    answer: type[ResponseT]
+    method: str
+    principal: str
+    request_id: str
+    fingerprint: bytes
 
 
 class Tenants:
-    """One per process."""
+    """One per process. Keeps what is watched or written; other tenants leave
+    memory after a while (residents.py).
 
-    def __init__(self, store: LogStore, clock: Clock) -> None:
+    Of the log, at least `history_entries_max` entries of each tenant are
+    kept; 0 keeps all.
+    """
+
+    def __init__(self, store: LogStore, clock: Clock, history_entries_max: int = HISTORY_ENTRIES_MAX) -> None:
         self._store = store
         self._clock = clock
+        self._history_entries_max = history_entries_max
+        self._listeners: list[Listener] = []
+        self._residents = Residents(self._load, clock)
+        self._in_flight: dict[tuple[TenantId, str], tuple[bytes, asyncio.Task[bytes]]] = {}
+        self._no_ops = NoOpAnswers(clock)
+        self._snapshots: dict[TenantId, asyncio.Task[None]] = {}
 
     async def get(self, tenant_id: TenantId) -> TenantState:
         """The tenant's state, loaded if need be; revision 0 if it has none.
         Raises VoxplaneError STORE_UNAVAILABLE."""
-        raise NotImplementedError
+        with _store_errors():
+            return (await self._residents.get(tenant_id)).durable
 
     def peek(self, tenant_id: TenantId) -> TenantState | None:
         """The tenant's state, if it is in memory."""
-        raise NotImplementedError
+        pipeline = self._residents.peek(tenant_id)
+        return pipeline.durable if pipeline else None
 
-    async def commit(
-        self, tenant_id: TenantId, decide: Decide[ResponseT], request: Message, *, method: str, principal: str
-    ) -> ResponseT:
-        """Decide, commit, and return the answer when it is durable."""
-        raise NotImplementedError
+    async def replay(self, tenant_id: TenantId, to_revision: int) -> TenantState:
+        """The tenant as it was at a revision. Raises VoxplaneError
+        REVISION_COMPACTED, REVISION_IN_FUTURE, STORE_UNAVAILABLE."""
+        with _store_errors():
+            return await replay(self._store, tenant_id, to_revision)
+
+    async def tenant_ids(self) -> list[TenantId]:
+        """All tenants that have a commit, in ascending order. Raises
+        VoxplaneError STORE_UNAVAILABLE."""
+        with _store_errors():
+            return await self._store.tenants()
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with the new state after each durable commit,
         on the event loop. It must not block or raise."""
-        raise NotImplementedError
+        self._listeners.append(listener)
 
     def pin(self, tenant_id: TenantId) -> None:
         """Keep the tenant in memory, once it is there, until `unpin`."""
-        raise NotImplementedError
+        self._residents.pin(tenant_id)
 
     def unpin(self, tenant_id: TenantId) -> None:
         """Undo one `pin`."""
-        raise NotImplementedError
+        self._residents.unpin(tenant_id)
 
-    async def tenant_ids(self) -> list[TenantId]:
-        """All tenants that have a commit, in ascending order."""
-        raise NotImplementedError
+    async def commit(
+        self,
+        tenant_id: TenantId,
+        decide: Decide[ResponseT],
+        request: Message,
+        *,
+        method: str,
+        principal: str,
+        answer: type[ResponseT],
+    ) -> ResponseT:
+        """Decide, commit, and return the answer when it is durable.
+
+        `answer` is the type of the response. A request_id that was used gets
+        the first answer; a request with validate_only is decided and not
+        committed. A caller that is cancelled leaves its commit to its own.
+        Raises what `decide` raises, and VoxplaneError REQUEST_ID_REUSED,
+        REVISION_CONFLICT and STORE_UNAVAILABLE.
+        """
+        if is_validate_only(request):
+            state = await self.get(tenant_id)
+            return decide(state, self._act(state, principal)).response
+        request_id = request_id_of(request)
+        asked = fingerprint(method, request) if request_id else b""
+        call = _Call(tenant_id, decide, answer, method, principal, request_id, asked)
+        self.pin(tenant_id)
+        try:
+            if not request_id:
+                return await self._decide(call)
+            return answer.FromString(await self._once(call))
+        finally:
+            self.unpin(tenant_id)
+
+    async def close(self) -> None:
+        """Wait for what runs in the background."""
+        running = [task for _, task in self._in_flight.values()]
+        await asyncio.gather(*running, *self._snapshots.values(), return_exceptions=True)
+
+    async def _once(self, call: _Call[ResponseT]) -> bytes:
+        """The serialised answer to a request with an id, decided once however
+        many repeats of it come at the same time."""
+        key = (call.tenant_id, call.request_id)
+        if key in self._in_flight:
+            asked, task = self._in_flight[key]
+            if asked != call.fingerprint:
+                raise reused()
+        else:
+            task = asyncio.get_running_loop().create_task(self._first_answer(call))
+            self._in_flight[key] = (call.fingerprint, task)
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return await asyncio.shield(task)
+
+    def _answered(self, key: tuple[TenantId, str], done: asyncio.Task[bytes]) -> None:
+        del self._in_flight[key]
+        # All who asked may have gone; its failure is then nobody's concern.
+        if not done.cancelled():
+            done.exception()
+
+    async def _first_answer(self, call: _Call[ResponseT]) -> bytes:
+        remembered = self._no_ops.get(call.tenant_id, call.request_id)
+        if remembered is None:
+            with _store_errors():
+                now = self._clock.time()
+                remembered = await self._store.answer(call.tenant_id, call.request_id, now)
+        if remembered is not None:
+            return check_same(remembered, call.fingerprint).response
+        return (await self._decide(call)).SerializeToString(deterministic=True)
+
+    async def _decide(self, call: _Call[ResponseT]) -> ResponseT:
+        for _ in range(COMMIT_ATTEMPTS_MAX):
+            with _store_errors():
+                pipeline = await self._residents.get(call.tenant_id)
+                await pipeline.catch_up()
+            last = pipeline.last
+            act = self._act(pipeline.tip, call.principal)
+            try:
+                decision = call.decide(pipeline.tip, act)
+            except VoxplaneError:
+                if await _came_true(last):
+                    raise
+                continue
+            if not decision.mutations:
+                if await _came_true(last):
+                    self._keep_no_op(call, pipeline.durable.revision, decision.response)
+                    return decision.response
+                continue
+            response = decision.response.SerializeToString(deterministic=True) if call.request_id else b""
+            meta = CommitMeta(
+                call.principal, call.method, act.now, call.request_id, call.fingerprint, response
+            )
+            submitted = pipeline.submit(decision, meta)
+            try:
+                with _store_errors():
+                    await asyncio.shield(submitted.done)
+            except RevisionConflict:
+                continue
+            except DuplicateRequest as duplicate:
+                return call.answer.FromString(check_same(duplicate.answer, call.fingerprint).response)
+            return decision.response
+        raise VoxplaneError(
+            reason_pb2.ERROR_REASON_REVISION_CONFLICT,
+            f"others changed the tenant {COMMIT_ATTEMPTS_MAX} times meanwhile; try again",
+            retry_after=STORE_RETRY_SECONDS,
+        )
+
+    def _keep_no_op(self, call: _Call[ResponseT], revision: int, response: Message) -> None:
+        if call.request_id:
+            answer = Answer(revision, call.fingerprint, response.SerializeToString(deterministic=True))
+            self._no_ops.keep(call.tenant_id, call.request_id, answer)
+
+    def _act(self, tip: TenantState, principal: str) -> Act:
+        """Who and when. Time never runs backwards in a tenant's log."""
+        return Act(principal, max(self._clock.time(), tip.commit_time))
+
+    async def _load(self, tenant_id: TenantId) -> Pipeline:
+        return Pipeline(self._store, await load(self._store, tenant_id), self._durable)
+
+    def _durable(self, state: TenantState) -> None:
+        if state.revision % SNAPSHOT_COMMITS == 0 and state.tenant_id not in self._snapshots:
+            task = asyncio.get_running_loop().create_task(self._snapshot(state))
+            self._snapshots[state.tenant_id] = task
+            task.add_done_callback(lambda _: self._snapshots.pop(state.tenant_id))
+        for listener in self._listeners:
+            listener(state)
+
+    async def _snapshot(self, state: TenantState) -> None:
+        try:
+            await self._store.save_snapshot(await asyncio.to_thread(to_snapshot, state))
+            if 0 < self._history_entries_max < state.revision:
+                await self._store.trim(state.tenant_id, state.revision - self._history_entries_max)
+        except StoreError as error:
+            _log.warning(
+                "snapshot not saved", tenant_id=state.tenant_id, revision=state.revision, error=str(error)
+            )
+
+
+async def _came_true(last: Submitted | None) -> bool:
+    """Whether the tip that ended with `last` has become durable."""
+    if last is None:
+        return True
+    try:
+        await asyncio.shield(last.done)
+    except StoreError:
+        return False
+    return True
+
+
+@contextmanager
+def _store_errors() -> Generator[None]:
+    """Turns what only a retry can help with into an answer."""
+    try:
+        yield
+    except (RevisionConflict, DuplicateRequest):
+        raise
+    except StoreError as error:
+        _log.error("the store failed", error=str(error))
+        raise VoxplaneError(
+            reason_pb2.ERROR_REASON_STORE_UNAVAILABLE,
+            "the store cannot be read or written; try again",
+            retry_after=STORE_RETRY_SECONDS,
+        ) from error
