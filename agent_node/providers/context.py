@@ -120,6 +120,10 @@ class BuildContext:
             await self.http_session.aclose()
 
 
-def new_context(secrets: SecretResolver | None = None) -> BuildContext:
+def new_context(
+    secrets: SecretResolver | None = None, offline_pause: Callable[[], Awaitable[None]] = _short_pause
+) -> BuildContext:
     """A context of its own, with the default allow-list unless `secrets` is given."""
-    return BuildContext(secrets=secrets or SecretResolver(), http_session=_LazySession())
+    return BuildContext(
+        secrets=secrets or SecretResolver(), http_session=_LazySession(), offline_pause=offline_pause
+    )

@@ -98,9 +98,10 @@ def _read(path: Path, absent: _Refused) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise absent from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise absent
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise absent
         content = file.read(SECRET_BYTES_MAX + 1)
     if len(content) > SECRET_BYTES_MAX:
         raise _Refused(f"the secret file {path} has more than {SECRET_BYTES_MAX} bytes")
