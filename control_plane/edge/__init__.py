@@ -1,0 +1,34 @@
+"""What every call passes before a handler sees it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import grpc
+
+from control_plane.edge.calls import Calls
+from control_plane.edge.errors import Errors
+from control_plane.edge.validation import Validation
+
+__all__ = ["interceptors"]
+
+
+def interceptors(*, tracing: bool) -> list[grpc.aio.ServerInterceptor]:
+    """The interceptors from the outside in.
+
+    Authentication, tenant scope and role, then quota and rate limit belong
+    between Errors and Validation: they raise VoxplaneError like any handler,
+    and nobody pays for the validation of a call that is not permitted.
+    """
+    chain: list[grpc.aio.ServerInterceptor] = [Calls(), Errors(), Validation()]
+    if tracing:
+        chain.insert(0, _tracing())
+    return chain
+
+
+def _tracing() -> grpc.aio.ServerInterceptor:
+    # Untyped, and worth its import time only where it is used.
+    import opentelemetry.instrumentation.grpc as instrumentation  # pyright: ignore[reportMissingTypeStubs]
+
+    made: Any = instrumentation.aio_server_interceptor()  # pyright: ignore[reportUnknownMemberType]
+    return cast("grpc.aio.ServerInterceptor", made)

@@ -1,0 +1,67 @@
+"""Refuses requests that break a rule of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, cast
+
+from google.protobuf.message import Message
+from voxplane.validation import violations_of_message
+
+from control_plane.edge.around import Around, Context, Proceed
+from control_plane.edge.calls import OURS
+from voxplane.errors import VoxplaneError
+from voxplane.v1 import agent_service_pb2 as service_pb2
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+
+class Validation(Around):
+    """Handlers get only valid messages, each one of a client's stream too."""
+
+    async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
+        """See Around."""
+        if not method.startswith(OURS):
+            return await proceed(request)
+        if isinstance(request, Message):
+            check(request)
+            return await proceed(request)
+        return await proceed(_checked(cast("AsyncIterator[Message]", request)))
+
+
+def check(request: Message) -> None:
+    """Raises VoxplaneError INVALID_REQUEST with every violation."""
+    judged = _PARTS_TO_JUDGE.get(type(request), _whole)(request)
+    violations = violations_of_message(judged)
+    if violations:
+        raise VoxplaneError(
+            reason_pb2.ERROR_REASON_INVALID_REQUEST,
+            f"the request breaks the contract: {violations[0].field}: {violations[0].description}",
+            violations=violations,
+        )
+
+
+async def _checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async for request in requests:
+        check(request)
+        yield request
+
+
+def _whole(request: Message) -> Message:
+    return request
+
+
+def _without_partial_config(request: Message) -> Message:
+    """A masked update is judged as the config that it makes, by its decision:
+    by itself it may well lack what the rest has."""
+    update = cast("service_pb2.UpdateAgentConfigRequest", request)
+    if not update.update_mask.paths or not update.HasField("config"):
+        return update
+    judged = service_pb2.UpdateAgentConfigRequest()
+    judged.CopyFrom(update)
+    judged.config.Clear()
+    return judged
+
+
+_PARTS_TO_JUDGE: Mapping[type[Message], Callable[[Message], Message]] = {
+    service_pb2.UpdateAgentConfigRequest: _without_partial_config
+}
