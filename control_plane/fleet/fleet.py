@@ -1,0 +1,209 @@
+"""The nodes of this process' streams: what each was sent, has and runs.
+
+It is held in memory: a node that connects again declares what it has and
+repeats its reports. Calls are synchronous and belong to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+
+import structlog
+
+from control_plane.fleet.records import NodeRecord, SentLevel
+from voxplane.clock import Clock
+from voxplane.errors import VoxplaneError
+from voxplane.names import AgentName, TenantId, agent_name, split_agent_name
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1 import revision_pb2
+
+NODES_MAX = 20_000
+DISCONNECTED_SECONDS_MAX = 300.0
+"""A node that holds no stream is forgotten after so long."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Changes:
+    """The ids of nodes that have changed, for one who waits."""
+
+    def __init__(self) -> None:
+        self._nodes: set[str] = set()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, node_id: str) -> None:
+        """A node has changed."""
+        self._nodes.add(node_id)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `next` return, even with nothing."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> set[str]:
+        """What has changed since the last time; waits if nothing has."""
+        if not self._nodes:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        nodes, self._nodes = self._nodes, set()
+        return nodes
+
+
+class Fleet:
+    """All nodes, also those that are gone for DISCONNECTED_SECONDS_MAX at most."""
+
+    def __init__(self, clock: Clock, nodes_max: int = NODES_MAX) -> None:
+        self._clock = clock
+        self._nodes_max = nodes_max
+        self._nodes: dict[str, NodeRecord] = {}
+        self._streams: dict[str, NodeRecord] = {}
+        self._gone: dict[str, None] = {}
+        self._followers: set[Changes] = set()
+
+    def open(self, stream_id: str, request: sync_pb2.WatchConfigRequest) -> str:
+        """A node's stream begins. Returns the id of the stream that it takes
+        the place of, or an empty string. Raises VoxplaneError LIMIT_REACHED."""
+        self._forget()
+        node_id = request.node.node_id
+        before = self._nodes.get(node_id)
+        if before is None and len(self._nodes) >= self._nodes_max:
+            self._make_room()
+        now = self._clock.time()
+        scope = frozenset(agent_name(request.tenant_id, agent) for agent in request.agent_ids) or None
+        node = NodeRecord(
+            info=_copy_info(request.node),
+            tenant_id=request.tenant_id,
+            scope=scope,
+            stream_id=stream_id,
+            connect_time=now,
+            last_seen=now,
+            declared={TenantId(tenant): _copy(start) for tenant, start in request.start_revisions.items()},
+        )
+        replaced = ""
+        if before is not None:
+            node.resume(before)
+            replaced = before.stream_id
+            self._streams.pop(replaced, None)
+        self._gone.pop(node_id, None)
+        self._nodes[node_id] = self._streams[stream_id] = node
+        self._changed(node_id)
+        return replaced
+
+    def sent(
+        self,
+        stream_id: str,
+        tenant_id: TenantId,
+        level: SentLevel,
+        removed: Iterable[AgentName],
+        nonce: int | None,
+    ) -> None:
+        """A stream has moved to a level, with the message of that nonce or
+        with none. Streams that are no node's are passed over."""
+        node = self._streams.get(stream_id)
+        if node is None:
+            return
+        node.sent(tenant_id, level, removed, nonce)
+        # With a message, there is news when the node has answered.
+        if nonce is None:
+            self._changed(node.info.node_id)
+
+    def report(self, report: sync_pb2.ReportConfigStatusRequest) -> None:
+        """Take what a node reports of its stream. The nonce is one that was
+        sent. Streams that are no node's are passed over."""
+        node = self._streams.get(report.stream_id)
+        if node is None:
+            return
+        node.last_seen = self._clock.time()
+        nonce = int(report.nonce or 0)
+        news = nonce > node.acked_nonce
+        node.acked_nonce = max(nonce, node.acked_nonce)
+        for status in report.statuses:
+            try:
+                tenant_id, _ = split_agent_name(status.name)
+            except ValueError:
+                continue
+            news |= node.report(tenant_id, AgentName(status.name), status)
+        if news:
+            self._changed(node.info.node_id)
+
+    def close(self, stream_id: str) -> None:
+        """A stream has ended."""
+        node = self._streams.pop(stream_id, None)
+        if node is None:
+            return
+        node.stream_id = ""
+        node.last_seen = self._clock.time()
+        self._gone[node.info.node_id] = None
+        self._changed(node.info.node_id)
+
+    def node(self, node_id: str) -> NodeRecord:
+        """One node. Raises VoxplaneError NODE_NOT_FOUND."""
+        self._forget()
+        found = self._nodes.get(node_id)
+        if found is None:
+            raise VoxplaneError(
+                reason_pb2.ERROR_REASON_NODE_NOT_FOUND, f"no node {node_id}", metadata={"node": node_id}
+            )
+        return found
+
+    def find(self, node_id: str) -> NodeRecord | None:
+        """One node, if it is known."""
+        return self._nodes.get(node_id)
+
+    def select(self, wanted: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
+        """The nodes that are wanted, by ascending id."""
+        self._forget()
+        return [node for _, node in sorted(self._nodes.items()) if wanted(node)]
+
+    @contextmanager
+    def follow(self) -> Generator[Changes]:
+        """What changes from now on."""
+        changes = Changes()
+        self._followers.add(changes)
+        try:
+            yield changes
+        finally:
+            self._followers.discard(changes)
+
+    def _changed(self, node_id: str) -> None:
+        for follower in self._followers:
+            follower.add(node_id)
+
+    def _forget(self) -> None:
+        oldest = self._clock.time() - DISCONNECTED_SECONDS_MAX
+        while self._gone:
+            node_id = next(iter(self._gone))
+            if self._nodes[node_id].last_seen > oldest:
+                return
+            self._drop(node_id)
+
+    def _make_room(self) -> None:
+        if not self._gone:
+            _log.warning("too many nodes", nodes=len(self._nodes))
+            raise VoxplaneError(
+                reason_pb2.ERROR_REASON_LIMIT_REACHED, f"more than {self._nodes_max} nodes hold a stream"
+            )
+        self._drop(next(iter(self._gone)))
+
+    def _drop(self, node_id: str) -> None:
+        del self._gone[node_id], self._nodes[node_id]
+        self._changed(node_id)
+
+
+def _copy(revision: revision_pb2.Revision) -> revision_pb2.Revision:
+    copy = revision_pb2.Revision()
+    copy.CopyFrom(revision)
+    return copy
+
+
+def _copy_info(info: sync_pb2.NodeInfo) -> sync_pb2.NodeInfo:
+    copy = sync_pb2.NodeInfo()
+    copy.CopyFrom(info)
+    return copy

@@ -1,0 +1,108 @@
+"""Messages as bytes: the part that streams share is made once.
+
+A message is the shared bytes and then the stream's own `stream_id` and
+`nonce`; bundles and contents go in as the state has them, not parsed again.
+Serialised messages may be joined, which merges them: that is all that is used
+here of the wire format, with length-delimited fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cachetools
+
+from control_plane.watch.transfer import Part
+from voxplane.names import TenantId
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1 import revision_pb2
+
+ENCODED_BYTES_MAX = 64 * 1024 * 1024
+_LENGTH_DELIMITED = 2
+_Response = sync_pb2.WatchConfigResponse
+
+
+def encode_part(part: Part) -> bytes:
+    """A WatchConfigResponse with the transfer alone. As the field numbers are
+    equal, it is a FetchConfigResponse too, and the parts of one transfer
+    joined are the whole."""
+    head = sync_pb2.ConfigTransfer(tenant_id=part.tenant_id, revision=part.revision)
+    if part.start is not None:
+        head.start.CopyFrom(part.start)
+    pieces = [head.SerializeToString()]
+    for number, item in part.items:
+        pieces += (_key(number, len(item)), item)
+    if part.synced is not None:
+        pieces.append(sync_pb2.ConfigTransfer(synced=part.synced).SerializeToString())
+    size = sum(map(len, pieces))
+    return b"".join((_key(_Response.TRANSFER_FIELD_NUMBER, size), *pieces))
+
+
+def encode_heartbeat(seconds: float, revisions: Mapping[TenantId, revision_pb2.Revision]) -> bytes:
+    """A WatchConfigResponse with the heartbeat alone."""
+    message = _Response()
+    message.heartbeat.interval.FromNanoseconds(round(seconds * 1e9))
+    for tenant_id, revision in revisions.items():
+        message.heartbeat.revisions[tenant_id].CopyFrom(revision)
+    return message.SerializeToString()
+
+
+class Suffix:
+    """The end of each message of one stream."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, stream_id: str) -> None:
+        self._head = _Response(stream_id=stream_id).SerializeToString()
+
+    def bytes(self, nonce: int) -> bytes:
+        """The stream's id and the nonce."""
+        digits = b"%d" % nonce
+        return self._head + _key(_Response.NONCE_FIELD_NUMBER, len(digits)) + digits
+
+
+class Encoder:
+    """Remembers encoded parts, the least used of them only up to a bound."""
+
+    def __init__(self, bytes_max: int = ENCODED_BYTES_MAX) -> None:
+        self._encoded: cachetools.LRUCache[Part, bytes] = cachetools.LRUCache(bytes_max, getsizeof=len)
+        self._quiet: dict[float, bytes] = {}
+        self.encoded_parts = 0
+        """Count of the parts that were made, not taken from memory."""
+
+    def part(self, part: Part) -> bytes:
+        """The bytes of a part, without a suffix."""
+        found = self._encoded.get(part)
+        if found is None:
+            found = encode_part(part)
+            self.encoded_parts += 1
+            if len(found) <= self._encoded.maxsize:
+                self._encoded[part] = found
+        return found
+
+    def whole(self, parts: Sequence[Part]) -> bytes:
+        """The bytes of a whole transfer in one message."""
+        return b"".join(encode_part(part) for part in parts)
+
+    def heartbeat(self, seconds: float, revisions: Mapping[TenantId, revision_pb2.Revision]) -> bytes:
+        """The bytes of a heartbeat, without a suffix."""
+        if revisions:
+            return encode_heartbeat(seconds, revisions)
+        found = self._quiet.get(seconds)
+        if found is None:
+            found = self._quiet[seconds] = encode_heartbeat(seconds, {})
+        return found
+
+
+def _key(number: int, size: int) -> bytes:
+    """Tag and length of a length-delimited field."""
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(size)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

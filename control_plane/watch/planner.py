@@ -1,0 +1,101 @@
+"""Plans each transfer once for all the streams that need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from control_plane.state import TenantState
+from control_plane.watch.transfer import (
+    Declared,
+    Difference,
+    Level,
+    Part,
+    Scope,
+    Transfer,
+    View,
+    from_declared,
+    from_level,
+    level_after,
+    missing_contents,
+    split,
+    view_of,
+)
+from voxplane.names import TenantId
+
+PART_BYTES_MAX = 3 * 1024 * 1024
+"""Bytes of items in one message: gRPC clients take 4 MiB unless told."""
+
+PLANS_PER_VIEW_MAX = 1_000
+
+
+@dataclass(slots=True)
+class _Plans:
+    """The transfers to one view."""
+
+    view: View
+    differences: dict[View, Difference] = field(default_factory=dict[View, Difference])
+    parts: dict[tuple[View, tuple[str, ...]], tuple[Part, ...]] = field(
+        default_factory=dict[tuple[View, tuple[str, ...]], tuple[Part, ...]]
+    )
+    transfers: dict[Declared | Level, Transfer] = field(default_factory=dict[Declared | Level, Transfer])
+
+
+@dataclass(slots=True)
+class _Newest:
+    state: TenantState
+    plans: dict[Scope, _Plans] = field(default_factory=dict[Scope, _Plans])
+
+
+class Planner:
+    """A memory of pure functions. It keeps transfers to the newest state of
+    each tenant only, as streams go nowhere else."""
+
+    def __init__(self, part_bytes_max: int = PART_BYTES_MAX) -> None:
+        self._part_bytes_max = part_bytes_max
+        self._newest: dict[TenantId, _Newest] = {}
+
+    def transfer(self, have: Declared | Level, state: TenantState, scope: Scope) -> Transfer:
+        """What brings a client from what it has to the state."""
+        plans = self._plans(state, scope)
+        found = plans.transfers.get(have)
+        if found is None:
+            if len(plans.transfers) >= PLANS_PER_VIEW_MAX:
+                plans.transfers.clear()
+                plans.parts.clear()
+            found = plans.transfers[have] = self._plan(have, plans)
+        return found
+
+    def forget(self, tenant_id: TenantId) -> None:
+        """Let go of a tenant that nobody watches any more."""
+        self._newest.pop(tenant_id, None)
+
+    def _plans(self, state: TenantState, scope: Scope) -> _Plans:
+        newest = self._newest.get(state.tenant_id)
+        if newest is None or newest.state is not state:
+            newest = self._newest[state.tenant_id] = _Newest(state)
+        plans = newest.plans.get(scope)
+        if plans is None:
+            if len(newest.plans) >= PLANS_PER_VIEW_MAX:
+                newest.plans.clear()
+            plans = newest.plans[scope] = _Plans(view_of(state, scope))
+        return plans
+
+    def _plan(self, have: Declared | Level, plans: _Plans) -> Transfer:
+        view = plans.view
+        if isinstance(have, Declared):
+            difference = from_declared(have, view)
+            parts = split(difference, missing_contents(difference, have.contents), view, self._part_bytes_max)
+            return Transfer(parts, level_after(difference, have, view), difference.removed)
+        if have.view.epoch == view.epoch and view.number <= have.view.number:
+            return Transfer((), have)
+        difference = plans.differences.get(have.view)
+        if difference is None:
+            difference = plans.differences[have.view] = from_level(have, view)
+        after = level_after(difference, have, view)
+        if not difference.changed and not difference.removed and have.view.epoch == view.epoch:
+            return Transfer((), after)
+        key = (have.view, missing_contents(difference, have.known))
+        parts = plans.parts.get(key)
+        if parts is None:
+            parts = plans.parts[key] = split(difference, key[1], view, self._part_bytes_max)
+        return Transfer(parts, after, difference.removed)
