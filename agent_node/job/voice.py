@@ -1,0 +1,140 @@
+"""The LiveKit worker of the node.
+
+One generic agent name serves all tenants: the caller comes in the job's
+metadata. Each call runs in a process of its own, which gets its config from
+the node's relay and so takes changes while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from livekit.agents import AgentServer, JobContext, JobExecutorType, JobRequest
+from livekit.agents.ipc.supervised_proc import SupervisedProc
+
+# plugins register on the main thread, when they are imported
+import agent_node.providers as _providers
+from agent_node.job import voice_session
+from agent_node.job.voice_request import caller_of
+from voxplane.errors import VoxplaneError
+
+AGENT_NAME = "voxplane"
+RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
+PRELOADED_MODULES = (_providers.__name__, "agent_node.job.voice")
+
+DRAIN_SECONDS_MAX = 3600.0
+CLOSE_SECONDS_MAX = 20.0
+CANCEL_SECONDS_MAX = 1.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How the worker runs.
+
+    drain_seconds: longest wait for calls to end by themselves once it stops.
+    close_seconds: longest wait for the rest to be closed, before its processes are killed.
+    load_threshold: CPU load, 0 to 1, from which new calls are refused.
+    idle_processes: job processes that wait for a call.
+    """
+
+    drain_seconds: float = DRAIN_SECONDS_MAX
+    close_seconds: float = CLOSE_SECONDS_MAX
+    load_threshold: float = 0.7
+    idle_processes: int = 1
+
+
+async def run_worker(
+    *, relay_socket: Path, stop: asyncio.Event, settings: WorkerSettings = WorkerSettings()
+) -> None:
+    """Serve LiveKit's jobs until `stop` is set, then drain and close.
+
+    LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET say where. Returns
+    within drain_seconds + close_seconds of `stop` at the latest. Raises
+    RuntimeError if LiveKit cannot be reached any more: restart the process.
+    """
+    os.environ[RELAY_SOCKET_ENV] = str(relay_socket)  # the fork server keeps the environment it starts with
+    server = _server(settings)
+    running = asyncio.create_task(server.run(), name="livekit worker")
+    stopping = asyncio.create_task(stop.wait(), name="livekit worker stop")
+    try:
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await _drain(server, settings.drain_seconds)
+    finally:
+        stopping.cancel()
+        await _close(server, running, settings.close_seconds)
+    if running.done() and not running.cancelled():
+        running.result()
+
+
+async def accept(request: JobRequest) -> None:
+    """Take the job if its metadata says who calls whom; else end it, for no
+    other worker can do better."""
+    try:
+        caller = caller_of(request.job.metadata, request.id)
+    except VoxplaneError as error:
+        _log.warning("voice job refused", session_id=request.id, reason=error.message)
+        await request.reject(terminate=True)
+        return
+    _log.info("voice job accepted", session_id=request.id, tenant_id=caller.tenant_id, agent=caller.agent_id)
+    await request.accept(name=AGENT_NAME)
+
+
+async def entrypoint(ctx: JobContext) -> None:
+    """Run one call, in its own process."""
+    await voice_session.run_call(ctx, caller_of(ctx.job.metadata, ctx.job.id))
+
+
+def _server(settings: WorkerSettings) -> AgentServer:
+    server = AgentServer(
+        job_executor_type=JobExecutorType.PROCESS,
+        host="127.0.0.1",
+        port=0,
+        load_threshold=settings.load_threshold,
+        num_idle_processes=settings.idle_processes,
+        preload_modules=list(PRELOADED_MODULES),
+    )
+    server.rtc_session(entrypoint, agent_name=AGENT_NAME, on_request=accept)
+    return server
+
+
+async def _drain(server: AgentServer, seconds: float) -> None:
+    """Take no new calls and wait for the running ones."""
+    try:
+        await asyncio.wait_for(server.drain(timeout=None), seconds)
+    except TimeoutError:
+        _log.warning("voice calls still ran when the drain ended", calls=len(server.active_jobs))
+
+
+async def _close(server: AgentServer, running: asyncio.Task[None], seconds: float) -> None:
+    """Close the worker, by force if it takes too long: it has been seen to hang."""
+    # asyncio.wait, not wait_for: it returns in time even if the task ignores its cancellation
+    closing = asyncio.create_task(server.aclose(), name="livekit worker close")
+    _, late = await asyncio.wait((closing, running), timeout=seconds)
+    if not late:
+        return
+    pids = _job_pids(server)
+    _log.error("the LiveKit worker did not close; its processes are killed", seconds=seconds, pids=pids)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for task in late:
+        task.cancel()
+    await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
+
+
+def _job_pids(server: AgentServer) -> list[int]:
+    """Ids of the worker's own job processes, and of no others of the node."""
+    return [
+        executor.pid
+        for executor in server._proc_pool.processes  # pyright: ignore[reportPrivateUsage]
+        if isinstance(executor, SupervisedProc) and executor.pid is not None
+    ]
