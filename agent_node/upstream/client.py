@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMi
 
 from agent_node.upstream.cache import CacheWriter
 from agent_node.upstream.events import (
+    NO_TENANT,
     Ack,
     Action,
     Apply,
@@ -28,10 +29,12 @@ from agent_node.upstream.protocol import WatchProtocol
 from agent_node.upstream.reports import Reporter
 from agent_node.upstream.snapshot import Snapshot
 from voxplane.clock import Clock
+from voxplane.names import TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+TENANT_METADATA = "tenant"
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -120,7 +123,8 @@ class Upstream:
             return self._ended("the server ended the stream")
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            return self._ended(f"{code.name}: {error.details()}", _retry_after(error))
+            reason = self._closing or f"{code.name}: {error.details()}"
+            return Ended(reason, self._clock.monotonic(), *_asked(error))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._closing or (task is not None and task.cancelling()):
@@ -130,8 +134,8 @@ class Upstream:
             watchdog.cancel()
             call.cancel()
 
-    def _ended(self, reason: str, retry_after: float | None = None) -> Ended:
-        return Ended(self._closing or reason, self._clock.monotonic(), retry_after)
+    def _ended(self, reason: str) -> Ended:
+        return Ended(self._closing or reason, self._clock.monotonic())
 
     async def _watch_silence(self) -> None:
         while not self._closing:
@@ -174,12 +178,17 @@ def _log_transfer(apply: Apply) -> None:
     )
 
 
-def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
+def _asked(error: grpc.aio.AioRpcError) -> tuple[float | None, TenantId]:
+    """The delay that the server asks for, and the tenant that it is ahead of."""
+    delay: float | None = None
+    refused = NO_TENANT
     for key, value in error.trailing_metadata():
         if key != STATUS_DETAILS or not isinstance(value, bytes):
             continue
         for detail in status_pb2.Status.FromString(value).details:
-            info = error_details_pb2.RetryInfo()
-            if detail.Unpack(info):
-                return info.retry_delay.ToNanoseconds() / 1e9
-    return None
+            retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
+            if detail.Unpack(retry):
+                delay = retry.retry_delay.ToNanoseconds() / 1e9
+            elif detail.Unpack(info) and error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                refused = TenantId(info.metadata.get(TENANT_METADATA, ""))
+    return delay, refused

@@ -11,6 +11,8 @@ from agent_node.upstream.snapshot import Snapshot
 from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
+NO_TENANT = TenantId("")
+
 
 @dataclass(frozen=True, slots=True)
 class Begin:
@@ -37,11 +39,12 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The stream is over. `retry_after` is what the server asked for, in
-    seconds."""
+    seconds; `refused` the tenant of which it refused what was declared."""
 
     reason: str
     now: float
     retry_after: float | None = None
+    refused: TenantId = NO_TENANT
 
 
 Event = Begin | Received | Tick | Ended

@@ -142,8 +142,8 @@ class WatchProtocol:
                 return self._message(message, now) if self._state is StreamState.SUBSCRIBED else []
             case Tick(now):
                 return self._tick(now)
-            case Ended(reason, now, retry_after):
-                return self._end(reason, now, retry_after)
+            case Ended():
+                return self._end(event)
 
     def _begin(self, now: float) -> list[Action]:
         if self._state is not StreamState.IDLE:
@@ -174,16 +174,18 @@ class WatchProtocol:
         self._mark_stale(reason, now)
         return [Close(reason)]
 
-    def _end(self, reason: str, now: float, retry_after: float | None) -> list[Action]:
+    def _end(self, event: Ended) -> list[Action]:
         if self._state is StreamState.IDLE:
             return []
         self._state = StreamState.IDLE
         self._transfers.clear()
         self._stream_id = ""
-        self._mark_stale(reason, now)
+        self._mark_stale(event.reason, event.now)
+        if event.refused in self._snapshots:
+            self._distrusted.add(event.refused)
         bound = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN * 2.0 ** min(self._attempt, 16))
         self._attempt += 1
-        asked = min(max(retry_after or 0.0, 0.0), RETRY_AFTER_SECONDS_MAX)
+        asked = min(max(event.retry_after or 0.0, 0.0), RETRY_AFTER_SECONDS_MAX)
         return [BackOff(asked + self._jitter() * bound)]
 
     def _mark_stale(self, reason: str, now: float) -> None:
@@ -267,14 +269,16 @@ class WatchProtocol:
             return [Ack(nonce, tenant_id, 0)]
         bundles: dict[str, bundle_pb2.AgentBundle] = {}
         if not full:
-            _check_origin(transfer, last.revision, declared)
+            if declared is not None and declared.revision.epoch != last.revision.epoch:
+                raise TornTransfer("the epoch changed without a full transfer")
             if declared is not None:
                 bundles = {n: bundle for n, bundle in declared.bundles.items() if n not in transfer.removed}
         bundles |= transfer.bundles
         snapshot = build_snapshot(tenant_id, last.revision, bundles.values(), self._pool, last.synced)
         self._distrusted.discard(tenant_id)
         self._in_step()
-        self._trim_pool()
+        if len(self._pool) > SPARE_CONTENTS_MAX + sum(len(s.contents) for s in self._snapshots.values()):
+            self._trim_pool()
         apply = _apply(have, snapshot, transfer.start)
         same = have is not None and have.revision == snapshot.revision
         persist = [] if same and not apply.changed and not apply.removed else self._keep(snapshot)
@@ -287,22 +291,16 @@ class WatchProtocol:
 
     def _trim_pool(self) -> None:
         """Contents that no bundle names are kept for a while, as the server
-        does not send them twice on a stream; past the bound they are dropped,
-        and one that is missed then costs a full transfer."""
-        if len(self._pool) > SPARE_CONTENTS_MAX + sum(len(s.contents) for s in self._snapshots.values()):
-            self._pool = {d: c for s in self._snapshots.values() for d, c in s.contents.items()}
+        does not send them twice on a stream; past the bound the oldest are
+        dropped, and one that is missed then costs a full transfer."""
+        used = {digest for snapshot in self._snapshots.values() for digest in snapshot.contents}
+        spare = [digest for digest in self._pool if digest not in used]
+        for digest in spare[: len(spare) - SPARE_CONTENTS_MAX // 2]:
+            del self._pool[digest]
 
 
 def _is_before(new: revision_pb2.Revision, old: revision_pb2.Revision) -> bool:
     return new.epoch == old.epoch and new.number < old.number
-
-
-def _check_origin(transfer: _Transfer, revision: revision_pb2.Revision, have: Snapshot | None) -> None:
-    if have is not None and have.revision.epoch != revision.epoch:
-        raise TornTransfer("the epoch changed without a full transfer")
-    number = have.revision.number if have else 0
-    if transfer.start.from_revision > number:
-        raise TornTransfer(f"a delta from {transfer.start.from_revision}, this node is at {number}")
 
 
 def _apply(have: Snapshot | None, new: Snapshot, start: sync_pb2.TransferStart) -> Apply:
