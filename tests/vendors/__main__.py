@@ -13,14 +13,14 @@ from tests.vendors.server import Vendors
 async def _serve(port: int) -> None:
     async with Vendors(port) as vendors:
         print(f"OpenAI at {vendors.openai_url}, Deepgram at {vendors.url}; any key will do", flush=True)  # noqa: T201
-        shown = 0
+        recorder, shown = vendors.recorder, 0
         while True:
-            async with vendors.recorder.arrived:
-                await vendors.recorder.arrived.wait()
-            for request in vendors.recorder.requests[shown:]:
+            async with recorder.arrived:
+                await recorder.arrived.wait_for(lambda: len(recorder.requests) > shown)  # noqa: B023
+            for request in recorder.requests[shown:]:
                 line = {"path": request.path, "query": request.query, "body": request.body}
                 print(json.dumps(line, ensure_ascii=False), flush=True)  # noqa: T201
-            shown = len(vendors.recorder.requests)
+            shown = len(recorder.requests)
 
 
 def main() -> None:
