@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.rpc import status_pb2
+from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 from control_plane.state import BundleRecord
 from voxplane.names import ALL_TENANTS, AgentName, TenantId
@@ -146,9 +146,8 @@ class NodeRecord:
         tenants that it says it still has."""
         for tenant_id, old in before.tenants.items():
             if tenant_id in self.declared:
-                self.tenants[tenant_id] = TenantRecord(
-                    level=old.level, acked=self.declared[tenant_id], reports=old.reports
-                )
+                old.settle(before.acked_nonce)
+                self.tenants[tenant_id] = TenantRecord(old.level, acked=old.acked, reports=old.reports)
 
     def sent(
         self, tenant_id: TenantId, level: SentLevel, removed: Iterable[AgentName], nonce: int | None

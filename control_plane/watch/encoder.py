@@ -8,7 +8,7 @@ here of the wire format, with length-delimited fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cachetools
 
@@ -79,10 +79,6 @@ class Encoder:
             if len(found) <= self._encoded.maxsize:
                 self._encoded[part] = found
         return found
-
-    def whole(self, parts: Sequence[Part]) -> bytes:
-        """The bytes of a whole transfer in one message."""
-        return b"".join(encode_part(part) for part in parts)
 
     def heartbeat(self, seconds: float, revisions: Mapping[TenantId, revision_pb2.Revision]) -> bytes:
         """The bytes of a heartbeat, without a suffix."""

@@ -1,0 +1,53 @@
+"""One task that says of many streams when a heartbeat is due."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from voxplane.clock import Clock
+
+TICKS_PER_INTERVAL = 40
+"""A heartbeat is late by one tick at most."""
+
+
+class Paced(Protocol):
+    """What has a heartbeat."""
+
+    slot: int
+
+    def heartbeat_due(self) -> None:
+        """It is time."""
+        ...
+
+
+class Pace:
+    """A wheel of slots, one for each tick of time."""
+
+    def __init__(self, clock: Clock, interval_seconds: float) -> None:
+        self._clock = clock
+        self._tick = interval_seconds / TICKS_PER_INTERVAL
+        self._slots: dict[int, dict[Paced, None]] = {}
+
+    def schedule(self, paced: Paced, seconds: float) -> None:
+        """Say in so many seconds that a heartbeat is due, and not before."""
+        self.forget(paced)
+        paced.slot = math.ceil((self._clock.monotonic() + seconds) / self._tick)
+        self._slots.setdefault(paced.slot, {})[paced] = None
+
+    def forget(self, paced: Paced) -> None:
+        """Say nothing."""
+        slot = self._slots.get(paced.slot)
+        if slot is not None:
+            slot.pop(paced, None)
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        done = math.floor(self._clock.monotonic() / self._tick)
+        while True:
+            await self._clock.sleep(self._tick)
+            now = math.floor(self._clock.monotonic() / self._tick)
+            for slot in range(done + 1, now + 1):
+                for paced in self._slots.pop(slot, ()):
+                    paced.heartbeat_due()
+            done = now
