@@ -1,0 +1,267 @@
+"""`voxplane node`: every part of the node, put together here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import grpc
+import structlog
+import typer
+from pydantic import ValidationError
+
+from agent_node.logs import configure_logs
+from agent_node.relay import Board, Check, RelayService, SocketTaken, Stager, TextPool, bind, claim
+from agent_node.settings import NodeSettings, load_settings
+from agent_node.upstream import CacheWriter, DiskCache, Reporter, Upstream, WatchProtocol, connect
+from voxplane.clock import SystemClock
+from voxplane.names import ALL_TENANTS
+from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
+
+RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
+NODE_ID_ENV = "VOXPLANE_NODE_ID"
+LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
+LIVEKIT_ENV = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
+RELAY_GRACE_SECONDS = 0.5
+STOP_SECONDS_MAX = 15.0
+"""From the end of the drain to the end of the process, at the longest."""
+
+Voice = Callable[[Path, asyncio.Event], Awaitable[None]]
+"""Serves voice calls, given the relay's socket, until the event is set."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class ConfigurationError(Exception):
+    """The node cannot start as it was told to; the message says why."""
+
+
+class Stop:
+    """The wish to end: first gently, then now."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+    def ask(self) -> None:
+        """Stop; asked twice, without waiting for calls to end."""
+        (self.hurry if self.asked.is_set() else self.asked).set()
+
+
+class Node:
+    """The parts of a node, wired."""
+
+    def __init__(self, settings: NodeSettings, check: Check) -> None:
+        clock, jitter = SystemClock(), random.random
+        self._settings = settings
+        self._channel = connect(settings.server)
+        stub = sync_grpc.ConfigSyncServiceStub(self._channel)
+        cache = DiskCache(settings.cache_folder)
+        restored = [
+            cached for cached in cache.load() if settings.tenant in (ALL_TENANTS, cached.snapshot.tenant_id)
+        ]
+        self._reporter = Reporter(stub, clock, jitter)
+        self._stager = Stager(check)
+        self._board = Board(self._stager, clock, report=self._reporter.status, forget=self._reporter.removed)
+        self._writer = CacheWriter(
+            cache,
+            clock,
+            held=self._board.held,
+            written=[
+                lambda snapshot, serial: self._reporter.persisted(snapshot.tenant_id, serial),
+                lambda snapshot, serial: self._board.persisted(snapshot),
+            ],
+        )
+        protocol = WatchProtocol(
+            node=sync_pb2.NodeInfo(
+                node_id=settings.node_id, version=version("voxplane"), labels=settings.labels
+            ),
+            jitter=jitter,
+            now=clock.monotonic(),
+            tenant_id=settings.tenant,
+            snapshots=[cached.snapshot for cached in restored],
+        )
+        self._upstream = Upstream(
+            stub,
+            protocol,
+            listener=self._board,
+            reporter=self._reporter,
+            writer=self._writer,
+            clock=clock,
+        )
+        self._pool = TextPool(
+            (sys.executable, "-m", settings.text_job_module),
+            {
+                RELAY_SOCKET_ENV: str(settings.socket),
+                NODE_ID_ENV: settings.node_id,
+                LOG_FORMAT_ENV: settings.log_format,
+            },
+            idle=settings.idle_jobs if settings.max_text_sessions else 0,
+            sessions_max=settings.max_text_sessions,
+            clock=clock,
+            jitter=jitter,
+        )
+        self._relay = grpc.aio.server()
+        relay_grpc.add_RelayServiceServicer_to_server(
+            RelayService(self._board, self._pool, clock), self._relay
+        )
+        for cached in restored:
+            self._board.restore(cached.snapshot, cached.held)
+        self._restored = len(restored)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Serve for the block."""
+        bind(self._relay, self._settings.socket)
+        await self._relay.start()
+        work = (self._writer.run, self._reporter.run, self._upstream.run, self._pool.run)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run()) for run in work]
+                _log.info("node ready", socket=str(self._settings.socket), cached_tenants=self._restored)
+                try:
+                    yield
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        finally:
+            await self._relay.stop(RELAY_GRACE_SECONDS)
+            self._stager.close()
+            await self._channel.close()
+
+
+async def run_node(settings: NodeSettings, check: Check, voice: Voice | None, stop: Stop) -> None:
+    """Run a node until it is asked to stop. Raises SocketTaken."""
+    with claim(settings.socket):
+        async with Node(settings, check).running():
+            if voice is None:
+                await stop.asked.wait()
+            else:
+                await _run_voice(voice, settings.socket, stop)
+            _log.info("node stopping")
+
+
+async def _run_voice(voice: Voice, socket: Path, stop: Stop) -> None:
+    """Until the worker has drained, or it is asked to hurry."""
+    worker = asyncio.ensure_future(voice(socket, stop.asked))
+    hurry = asyncio.create_task(stop.hurry.wait())
+    try:
+        await asyncio.wait((worker, hurry), return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            await worker
+    finally:
+        hurry.cancel()
+        worker.cancel()
+
+
+def livekit_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether LiveKit is configured. Raises ConfigurationError if it is half."""
+    missing = [name for name in LIVEKIT_ENV if not environment.get(name)]
+    if missing and len(missing) < len(LIVEKIT_ENV):
+        raise ConfigurationError(
+            f"LiveKit needs all of {', '.join(LIVEKIT_ENV)}; missing: {', '.join(missing)}"
+        )
+    return not missing
+
+
+def _voice(settings: NodeSettings) -> Voice | None:
+    if not livekit_wanted(os.environ):
+        return None
+    from agent_node.job.voice import WorkerSettings, run_worker  # heavy, and only for voice
+
+    async def voice(socket: Path, stop: asyncio.Event) -> None:
+        worker = WorkerSettings(drain_seconds=settings.drain_seconds)
+        await run_worker(relay_socket=socket, stop=stop, settings=worker)
+
+    return voice
+
+
+def _check() -> Check:
+    from agent_node.job import staging  # heavy; plugins register on the main thread
+
+    return lambda config: staging.check(config, None)
+
+
+async def _main(settings: NodeSettings) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.ask)
+    await run_node(settings, _check(), _voice(settings), stop)
+    _exit_at_the_latest(STOP_SECONDS_MAX)
+
+
+def _exit_at_the_latest(seconds: float) -> None:
+    """A thread that a library holds must not keep the process."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def command(
+    server: Annotated[str | None, typer.Option(help="Address of the control plane.")] = None,
+    node_id: Annotated[str | None, typer.Option(help="Unique name; the host's name if not given.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of cache and socket.")] = None,
+    node_socket: Annotated[Path | None, typer.Option(help="The relay's socket, elsewhere.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Serve this tenant alone.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label, as key=value; repeatable.")] = None,
+    max_text_sessions: Annotated[int | None, typer.Option(help="Most text sessions at once.")] = None,
+    idle_jobs: Annotated[int | None, typer.Option(help="Warm text processes.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Longest wait for calls to end.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    config: Annotated[Path | None, typer.Option(envvar="VOXPLANE_CONFIG", help="A TOML file.")] = None,
+) -> None:
+    """Run an agent node.
+
+    Flags win over VOXPLANE_* in the environment, these over the file. Voice
+    calls are served when LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET
+    are set.
+    """
+    flags: dict[str, object] = {
+        "server": server,
+        "node_id": node_id,
+        "data_dir": data_dir,
+        "node_socket": node_socket,
+        "tenant": tenant,
+        "labels": label or None,
+        "max_text_sessions": max_text_sessions,
+        "idle_jobs": idle_jobs,
+        "drain_seconds": drain_seconds,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    try:
+        settings = load_settings(flags, config)
+        livekit_wanted(os.environ)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        _fail("; ".join(lines))
+    except (ConfigurationError, OSError, ValueError) as error:
+        _fail(str(error))
+    configure_logs(settings.log_format, settings.node_id, settings.log_level)
+    try:
+        asyncio.run(_main(settings))
+    except SocketTaken as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except ExceptionGroup:
+        _log.exception("node failed")
+        raise typer.Exit(1) from None
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"voxplane node: {message}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,96 @@
+"""The node's settings: flags, then VOXPLANE_* environment, then a TOML file."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, cast
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from agent_node.logs import LogFormat, LogLevel
+from voxplane.names import ALL_TENANTS
+
+ENV_PREFIX = "VOXPLANE_"
+
+
+class NodeSettings(BaseSettings):
+    """The settings of `voxplane node`. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    server: str = "127.0.0.1:50051"
+    node_id: str = Field(default_factory=socket.gethostname, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
+    data_dir: Path = Path(".voxplane")
+    node_socket: Path | None = None
+    tenant: str = Field(default=ALL_TENANTS, pattern=r"^(-|[a-z][a-z0-9_-]{0,62})$")
+    labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str], max_length=64)
+    max_text_sessions: int = Field(default=100, ge=0, le=10_000)
+    idle_jobs: int = Field(default=1, ge=0, le=100)
+    drain_seconds: float = Field(default=60.0, ge=0, le=86_400)
+    log_format: LogFormat = "json"
+    log_level: LogLevel = "info"
+    text_job_module: str = "agent_node.job.text"
+
+    @property
+    def folder(self) -> Path:
+        """The node's own folder."""
+        return self.data_dir.absolute() / "node"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where the last good bundles are."""
+        return self.folder / "cache"
+
+    @property
+    def socket(self) -> Path:
+        """The relay's socket."""
+        return self.node_socket.absolute() if self.node_socket else self.folder / "relay.sock"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split_labels(cls, value: object) -> object:
+        """`k=v,k=v`, or a list of `k=v`, as a mapping."""
+        if isinstance(value, str):
+            value = [pair for pair in value.split(",") if pair]
+        if not isinstance(value, list | tuple):
+            return value
+        pairs = [str(pair).partition("=") for pair in cast("list[object]", value)]
+        if any(not key or not mark for key, mark, _ in pairs):
+            raise ValueError("labels are given as key=value")
+        return {key: text for key, _, text in pairs}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Part of pydantic-settings' interface: the sources, strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(flags: Mapping[str, object], config: Path | None = None) -> NodeSettings:
+    """Settings by flags (None is not given), environment and the file.
+    Raises pydantic.ValidationError, and OSError or ValueError for a file that
+    cannot be read."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    if config is None:
+        return NodeSettings(**given)  # pyright: ignore[reportArgumentType]
+    config.open("rb").close()
+
+    class FromFile(NodeSettings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    return FromFile(**given)  # pyright: ignore[reportArgumentType]
