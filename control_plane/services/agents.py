@@ -1,5 +1,7 @@
 """AgentService: every call is a decision or a read on the tenant's state."""
 
+# ruff: noqa: N802
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -28,7 +30,7 @@ class AgentService(service_grpc.AgentServiceServicer):
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
 
-    async def CreateAgent(  # noqa: N802
+    async def CreateAgent(
         self, request: service_pb2.CreateAgentRequest, context: Context
     ) -> service_pb2.CreateAgentResponse:
         """See the contract."""
@@ -36,19 +38,19 @@ class AgentService(service_grpc.AgentServiceServicer):
             request.tenant_id, decisions.create_agent, request, service_pb2.CreateAgentResponse, "CreateAgent"
         )
 
-    async def GetAgent(  # noqa: N802
+    async def GetAgent(
         self, request: service_pb2.GetAgentRequest, context: Context
     ) -> service_pb2.GetAgentResponse:
         """See the contract."""
         return await self._read(request.tenant_id, reads.get_agent, request)
 
-    async def ListAgents(  # noqa: N802
+    async def ListAgents(
         self, request: service_pb2.ListAgentsRequest, context: Context
     ) -> service_pb2.ListAgentsResponse:
         """See the contract."""
         return await self._read(request.tenant_id, reads.list_agents, request)
 
-    async def UpdateAgentConfig(  # noqa: N802
+    async def UpdateAgentConfig(
         self, request: service_pb2.UpdateAgentConfigRequest, context: Context
     ) -> service_pb2.UpdateAgentConfigResponse:
         """See the contract."""
@@ -60,7 +62,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             "UpdateAgentConfig",
         )
 
-    async def DeleteAgent(  # noqa: N802
+    async def DeleteAgent(
         self, request: service_pb2.DeleteAgentRequest, context: Context
     ) -> service_pb2.DeleteAgentResponse:
         """See the contract."""
@@ -68,7 +70,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             request.tenant_id, decisions.delete_agent, request, service_pb2.DeleteAgentResponse, "DeleteAgent"
         )
 
-    async def UndeleteAgent(  # noqa: N802
+    async def UndeleteAgent(
         self, request: service_pb2.UndeleteAgentRequest, context: Context
     ) -> service_pb2.UndeleteAgentResponse:
         """See the contract."""
@@ -80,7 +82,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             "UndeleteAgent",
         )
 
-    async def AddSchemaField(  # noqa: N802
+    async def AddSchemaField(
         self, request: service_pb2.AddSchemaFieldRequest, context: Context
     ) -> service_pb2.AddSchemaFieldResponse:
         """See the contract."""
@@ -92,7 +94,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             "AddSchemaField",
         )
 
-    async def RemoveSchemaField(  # noqa: N802
+    async def RemoveSchemaField(
         self, request: service_pb2.RemoveSchemaFieldRequest, context: Context
     ) -> service_pb2.RemoveSchemaFieldResponse:
         """See the contract."""
@@ -104,7 +106,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             "RemoveSchemaField",
         )
 
-    async def SetTracing(  # noqa: N802
+    async def SetTracing(
         self, request: service_pb2.SetTracingRequest, context: Context
     ) -> service_pb2.SetTracingResponse:
         """See the contract."""
@@ -112,19 +114,19 @@ class AgentService(service_grpc.AgentServiceServicer):
             request.tenant_id, decisions.set_tracing, request, service_pb2.SetTracingResponse, "SetTracing"
         )
 
-    async def GetAgentVersion(  # noqa: N802
+    async def GetAgentVersion(
         self, request: service_pb2.GetAgentVersionRequest, context: Context
     ) -> service_pb2.GetAgentVersionResponse:
         """See the contract."""
         return await self._read(request.tenant_id, reads.get_agent_version, request)
 
-    async def ListAgentVersions(  # noqa: N802
+    async def ListAgentVersions(
         self, request: service_pb2.ListAgentVersionsRequest, context: Context
     ) -> service_pb2.ListAgentVersionsResponse:
         """See the contract."""
         return await self._read(request.tenant_id, reads.list_agent_versions, request)
 
-    async def SetAlias(  # noqa: N802
+    async def SetAlias(
         self, request: service_pb2.SetAliasRequest, context: Context
     ) -> service_pb2.SetAliasResponse:
         """See the contract."""
@@ -132,7 +134,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             request.tenant_id, decisions.set_alias, request, service_pb2.SetAliasResponse, "SetAlias"
         )
 
-    async def RollbackAlias(  # noqa: N802
+    async def RollbackAlias(
         self, request: service_pb2.RollbackAliasRequest, context: Context
     ) -> service_pb2.RollbackAliasResponse:
         """See the contract."""
@@ -144,7 +146,7 @@ class AgentService(service_grpc.AgentServiceServicer):
             "RollbackAlias",
         )
 
-    async def RenderPrompt(  # noqa: N802
+    async def RenderPrompt(
         self, request: service_pb2.RenderPromptRequest, context: Context
     ) -> service_pb2.RenderPromptResponse:
         """See the contract."""

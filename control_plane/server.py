@@ -1,0 +1,190 @@
+"""The control plane put together, and the command that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+
+from control_plane.edge import interceptors
+from control_plane.edge.listen import ListenError, listen, make_server
+from control_plane.edge.logs import configure
+from control_plane.fleet import Fleet
+from control_plane.services.agents import AgentService
+from control_plane.services.config_sync import ConfigSyncService
+from control_plane.services.nodes import NodeService
+from control_plane.settings import Settings, load_settings
+from control_plane.state import Tenants
+from control_plane.store import LogStore, StoreError
+from control_plane.store.memory import MemoryStore
+from control_plane.store.sqlite import SqliteStore
+from control_plane.watch import Hub
+from voxplane.clock import Clock, SystemClock
+from voxplane.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    config_sync_service_pb2,
+    config_sync_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
+
+DATABASE = Path("control_plane") / "voxplane.db"
+_SERVICES = (
+    agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    config_sync_service_pb2.DESCRIPTOR.services_by_name["ConfigSyncService"].full_name,
+    node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+)
+_log = structlog.get_logger(__name__)
+
+
+class ControlPlane:
+    """One replica: `start`, then `stop`, once each."""
+
+    def __init__(self, settings: Settings, store: LogStore, clock: Clock) -> None:
+        self._settings = settings
+        self._store = store
+        self.tenants = Tenants(store, clock, settings.history_entries_max)
+        self.fleet = Fleet(clock)
+        self.hub = Hub(self.tenants, self.fleet, clock)
+        self._health = health.HealthServicer()
+        tracing = settings.tracing or bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+        self._server = make_server(interceptors(tracing=tracing))
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
+        config_sync_service_pb2_grpc.add_ConfigSyncServiceServicer_to_server(
+            ConfigSyncService(self.hub, self.fleet), self._server
+        )
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(
+            NodeService(self.fleet, self.tenants, clock), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self) -> str:
+        """Serve, and return the address. Raises ListenError."""
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        address = listen(self._server, self._settings.grpc_listen)
+        await self._server.start()
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        return address
+
+    async def stop(self) -> None:
+        """Take no new call, end the streams, give the calls that run
+        `drain_seconds`, and close the store."""
+        await self._health.enter_graceful_shutdown()
+        self.hub.close()
+        await self._server.stop(self._settings.drain_seconds)
+        await self.tenants.close()
+        await self._store.close()
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+
+def build(settings: Settings, store: LogStore, clock: Clock) -> ControlPlane:
+    """All parts of a replica, wired; nothing runs yet. It owns the store."""
+    return ControlPlane(settings, store, clock)
+
+
+async def open_store(settings: Settings) -> LogStore:
+    """The store that the settings name. Raises StoreError, OSError."""
+    if settings.store == "memory":
+        return MemoryStore()
+    path = settings.data_dir / DATABASE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return await SqliteStore.open(path)
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises ListenError, StoreError, OSError."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    store = await open_store(settings)
+    control_plane = build(settings, store, SystemClock())
+    try:
+        address = await control_plane.start()
+        _log.info("ready", grpc=address, store=settings.store, data_dir=str(settings.data_dir))
+        await stopping.wait()
+        _log.info("stopping", drain_seconds=settings.drain_seconds)
+    finally:
+        await control_plane.stop()
+    _log.info("stopped")
+
+
+def command(
+    grpc_listen: Annotated[
+        str | None, typer.Option(help="Address for gRPC: HOST:PORT or unix:/PATH. [127.0.0.1:50051]")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. [.voxplane]")] = None,
+    store: Annotated[str | None, typer.Option(help="sqlite, or memory to keep nothing. [sqlite]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or console. [json]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(help="How long running calls may go on at the end. [10]")
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen beyond this machine without TLS and authentication."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as data_dir.")] = None,
+) -> None:
+    """Run the control plane.
+
+    A flag goes before the environment (VOXPLANE_GRPC_LISTEN, VOXPLANE_DATA_DIR
+    and so on), and that before the file of --config. Logs go to stderr.
+
+    Example: voxplane serve --grpc-listen 127.0.0.1:50051 --data-dir ./data
+    """
+    flags = {
+        "grpc_listen": grpc_listen,
+        "data_dir": data_dir,
+        "store": store,
+        "log_format": log_format,
+        "log_level": log_level,
+        "drain_seconds": drain_seconds,
+        "insecure": insecure,
+    }
+    try:
+        settings = load_settings(flags, config)
+    except ValidationError as error:
+        raise _refusal("\n".join(_explain(error)), code=2) from error
+    except (OSError, ValueError) as error:
+        raise _refusal(f"cannot read {config}: {error}", code=2) from error
+    configure(settings.log_format, settings.log_level)
+    try:
+        with suppress(KeyboardInterrupt):
+            uvloop.run(serve(settings))
+    except (ListenError, StoreError, OSError) as error:
+        raise _refusal(str(error), code=1) from error
+
+
+def _explain(error: ValidationError) -> list[str]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [
+        ": ".join(part for part in (".".join(map(str, one["loc"])), _reason(one["msg"])) if part)
+        for one in found
+    ]
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _refusal(message: str, *, code: int) -> typer.Exit:
+    typer.echo(f"voxplane serve: {message}", err=True)
+    return typer.Exit(code)
