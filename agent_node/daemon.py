@@ -221,7 +221,7 @@ def command(
     drain_seconds: Annotated[float | None, typer.Option(help="Longest wait for calls to end.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    config: Annotated[Path | None, typer.Option(envvar="VOXPLANE_CONFIG", help="A TOML file.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as data_dir.")] = None,
 ) -> None:
     """Run an agent node.
 

@@ -17,6 +17,7 @@ class VirtualClock:
         self._elapsed = 0.0
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._slept = asyncio.Event()
 
     def time(self) -> float:
         """Seconds since 1970."""
@@ -33,12 +34,19 @@ class VirtualClock:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), woken))
+        self._slept.set()
         await woken
 
     @property
     def sleeping(self) -> int:
         """Count of the tasks that wait for time to pass."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
+
+    async def until_sleeping(self) -> None:
+        """Wait until a task waits for time to pass, such as after real I/O."""
+        while not self.sleeping:
+            self._slept.clear()
+            await self._slept.wait()
 
     async def settle(self) -> None:
         """Let all tasks run that can run without time passing."""

@@ -81,10 +81,16 @@ class ReportState:
         """A message was taken; it counts once its serial is on disk."""
         self._outstanding.append((nonce, tenant_id, serial))
         if len(self._outstanding) > OUTSTANDING_NONCES_MAX:
-            self._outstanding = sorted(
-                {entry[1]: entry for entry in self._outstanding}.values(), key=lambda entry: int(entry[0])
-            )
+            self._merge_outstanding()
         self._settle()
+
+    def _merge_outstanding(self) -> None:
+        """Only the newest nonce is acknowledged then, when all is on disk."""
+        newest = {tenant_id: serial for _, tenant_id, serial in self._outstanding}
+        nonce, tenant_id, serial = self._outstanding[-1]
+        del newest[tenant_id]
+        self._outstanding = [(self._nonce, *entry) for entry in newest.items()]
+        self._outstanding.append((nonce, tenant_id, serial))
 
     def persisted(self, tenant_id: TenantId, serial: int) -> None:
         """A tenant's snapshot of that serial is on disk."""

@@ -25,7 +25,8 @@ from agent_node.upstream.events import (
     Tick,
 )
 from agent_node.upstream.protocol import BACK_OFF_SECONDS_MAX, SPARE_CONTENTS_MAX
-from voxplane.digest import bundle_etag, bundles_digest
+from tests.unit.node.samples import bundle, content
+from voxplane.digest import bundles_digest
 from voxplane.names import TenantId
 from voxplane.v1 import bundle_pb2, revision_pb2
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -36,22 +37,6 @@ NONE = sync_pb2.TRANSFER_INTENT_NONE
 
 State = dict[str, str]
 """Content text by agent id."""
-
-
-def content(text: str) -> bundle_pb2.VersionContent:
-    """A version content with a text."""
-    made = bundle_pb2.VersionContent(content_hash=f"hash of {text}")
-    made.config.prompt_config.instructions = text
-    return made
-
-
-def bundle(tenant: str, agent: str, text: str, revision: int) -> bundle_pb2.AgentBundle:
-    """A bundle of one version."""
-    made = bundle_pb2.AgentBundle(name=f"tenants/{tenant}/agents/{agent}", revision=revision)
-    made.aliases["live"] = 1
-    made.versions.add(number=1, content_hash=f"hash of {text}")
-    made.etag = bundle_etag(made)
-    return made
 
 
 @dataclass
