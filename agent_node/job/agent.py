@@ -1,0 +1,245 @@
+"""The agent as LiveKit runs it: every reply is made by one pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.rpc import code_pb2, status_pb2
+from livekit.agents import NOT_GIVEN, Agent, ModelSettings, NotGivenOr
+from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
+
+from agent_node.job.pipeline import Pipeline
+from agent_node.job.plan import Plan
+from agent_node.job.structured import FieldDone, ReplyReader, ReplyShape, Said, Spoken
+from agent_node.job.targets import Target
+from agent_node.providers import set_speech_instructions
+from voxplane.errors import VoxplaneError
+from voxplane.schema import CompiledSchema
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyField:
+    """A field of the reply in flight is complete; hidden ones never come here."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyDone:
+    """The model has ended the reply that `target` made. Fields that are hidden
+    are left out; `problem` is set if the reply was not as the schema wants it."""
+
+    target: Target
+    fields: Mapping[str, Any]
+    problem: status_pb2.Status | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFailed:
+    """The model gave no reply, or broke off."""
+
+    target: Target
+    error: status_pb2.Status
+
+
+ReplyEvent = ReplyField | ReplyDone | ReplyFailed
+
+
+class VoxplaneAgent(Agent):
+    """One agent of a session; `switch` puts another pipeline in force.
+
+    `on_reply` is called on the loop with what the replies bring beside speech.
+    Without `voice` the session gets neither ears nor a mouth: LiveKit would
+    connect them, though there is no audio.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None], *, voice: bool = True
+    ) -> None:
+        super().__init__(
+            instructions=pipeline.instructions,
+            llm=pipeline.llm.model,
+            stt=pipeline.stt.model if pipeline.stt and voice else None,
+            tts=pipeline.tts.model if pipeline.tts and voice else None,
+        )
+        self._pipeline = pipeline
+        self._on_reply = on_reply
+        self._voice = voice
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What makes the next reply."""
+        return self._pipeline
+
+    def switch(self, pipeline: Pipeline, plan: Plan) -> None:
+        """Make the next reply by `pipeline`; to be called at a turn boundary.
+
+        Does not wait, so that no reply can begin in the middle of it. Raises
+        VoxplaneError(BUILD_FAILED) if LiveKit refuses, and then changes nothing.
+        """
+        before = self._pipeline
+        if plan.handoff:
+            raise _refused("a change to or from a realtime model needs a new call")
+        stt, tts = pipeline.stt, pipeline.tts
+        new_stt, new_tts = self._voice and stt is not before.stt, self._voice and tts is not before.tts
+        try:
+            self.update_options(
+                llm=pipeline.llm.model if pipeline.llm is not before.llm else NOT_GIVEN,
+                stt=(stt.model if stt else None) if new_stt else NOT_GIVEN,
+                tts=(tts.model if tts else None) if new_tts else NOT_GIVEN,
+            )
+        except Exception as error:
+            raise _refused(f"the session refused the new models ({type(error).__name__})") from error
+        self._pipeline = pipeline
+        if pipeline.instructions != before.instructions:
+            _run_at_once(self.update_instructions(pipeline.instructions))
+            self._forget_unused_instructions()
+
+    async def llm_node(
+        self, chat_ctx: ChatContext, tools: list[Tool], model_settings: ModelSettings
+    ) -> AsyncIterator[ChatChunk | str]:
+        """The spoken text of one step of a reply, and its tool calls."""
+        with self._pipeline.use() as pipeline:
+            reply = _Reply(pipeline, self._on_reply)
+            try:
+                async with pipeline.llm.model.chat(
+                    chat_ctx=chat_ctx,
+                    tools=tools,
+                    tool_choice=model_settings.tool_choice,
+                    conn_options=self.session.conn_options.llm_conn_options,
+                    extra_kwargs=_extra_kwargs(pipeline),
+                ) as stream:
+                    async for chunk in stream:
+                        for part in reply.take(chunk):
+                            yield part
+            except Exception as error:
+                self._on_reply(ReplyFailed(pipeline.target, _model_failed(error)))
+                raise
+            for part in reply.finish():
+                yield part
+
+    async def tts_node(self, text: Any, model_settings: ModelSettings) -> AsyncIterator[Any]:
+        """The speech of one reply."""
+        with self._pipeline.use():
+            async for frame in Agent.default.tts_node(self, text, model_settings):
+                yield frame
+
+    def _forget_unused_instructions(self) -> None:
+        """Of updates in a row, of which none made a reply, keep the last."""
+        for context in (self._chat_ctx, self.session.history):
+            items = context.items
+            while len(items) > 1 and all(isinstance(item, AgentConfigUpdate) for item in items[-2:]):
+                del items[-2]
+
+
+class _Reply:
+    """One step of a reply, while it is made by one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> None:
+        self._pipeline = pipeline
+        self._on_reply = on_reply
+        self._reader = ReplyReader(_shape(pipeline.schema)) if pipeline.schema else None
+        self._instruction_field = pipeline.target.config.tts_config.instruction_field
+        self._calls_tools = False
+        self._steer("")
+
+    def take(self, chunk: ChatChunk) -> list[ChatChunk | str]:
+        """What to hand on of a chunk."""
+        if self._reader is None or chunk.delta is None:
+            self._calls_tools = self._calls_tools or bool(chunk.delta and chunk.delta.tool_calls)
+            return [chunk]
+        parts: list[ChatChunk | str] = []
+        if chunk.delta.content:
+            parts += self._say(self._reader.feed(chunk.delta.content))
+        self._calls_tools = self._calls_tools or bool(chunk.delta.tool_calls)
+        delta = chunk.delta.model_copy(update={"content": None})
+        return [*parts, chunk.model_copy(update={"delta": delta})]
+
+    def finish(self) -> list[str]:
+        """The last of the spoken text."""
+        target = self._pipeline.target
+        if self._reader is None:
+            self._on_reply(ReplyDone(target, {}, None))
+            return []
+        if self._reader.empty and self._calls_tools:
+            return []
+        parts = self._say(self._reader.finish())
+        hidden = self._pipeline.schema.hidden_fields if self._pipeline.schema else ()
+        shown = {name: value for name, value in self._reader.fields.items() if name not in hidden}
+        self._on_reply(ReplyDone(target, shown, self._problem(self._reader)))
+        return parts
+
+    def _say(self, said: list[Said]) -> list[str]:
+        parts: list[str] = []
+        for each in said:
+            match each:
+                case Spoken(text):
+                    parts.append(text)
+                case FieldDone(name, value, hidden):
+                    if name == self._instruction_field:
+                        self._steer(value if isinstance(value, str) else "")
+                    if not hidden:
+                        self._on_reply(ReplyField(name, value))
+        return parts
+
+    def _steer(self, instructions: str) -> None:
+        if self._pipeline.tts is not None and self._instruction_field:
+            set_speech_instructions(self._pipeline.tts.model, instructions)
+
+    def _problem(self, reader: ReplyReader) -> status_pb2.Status | None:
+        said = reader.problem
+        if said is None and self._pipeline.schema is not None:
+            said = _breach(self._pipeline.schema, reader.fields)
+        return status_pb2.Status(code=code_pb2.DATA_LOSS, message=said) if said else None
+
+
+def _breach(schema: CompiledSchema, fields: Mapping[str, Any]) -> str | None:
+    try:
+        schema.validate({name: fields.get(name) for name in (f.field_name for f in schema.fields)})
+    except ValueError:
+        # the text of the error quotes the reply
+        return "the reply does not obey the schema"
+    return None
+
+
+def _shape(schema: CompiledSchema) -> ReplyShape:
+    return ReplyShape(
+        names=tuple(each.field_name for each in schema.fields),
+        spoken=tuple(schema.spoken_fields),
+        hidden=frozenset(schema.hidden_fields),
+        required=frozenset(each.field_name for each in schema.fields if each.required),
+        defaults=schema.defaults,
+    )
+
+
+def _extra_kwargs(pipeline: Pipeline) -> NotGivenOr[dict[str, Any]]:
+    if pipeline.schema is None or not pipeline.structured:
+        return NOT_GIVEN
+    # as response_format= the plugin would refuse a plain dict
+    return {"response_format": pipeline.schema.response_format}
+
+
+def _model_failed(error: Exception) -> status_pb2.Status:
+    # the text of the error may quote the prompt or the key
+    return status_pb2.Status(
+        code=code_pb2.UNAVAILABLE, message=f"the language model failed ({type(error).__name__})"
+    )
+
+
+def _refused(said: str) -> VoxplaneError:
+    return VoxplaneError(reason_pb2.ERROR_REASON_BUILD_FAILED, said)
+
+
+def _run_at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that does not wait. LiveKit's update_instructions is one
+    as long as the model is no realtime model."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+    raise RuntimeError("LiveKit waits where it did not")

@@ -1,0 +1,81 @@
+"""A running LiveKit session as the host of its config."""
+
+from __future__ import annotations
+
+from livekit.agents import (
+    NOT_GIVEN,
+    AgentSession,
+    EndpointingOptions,
+    SpeechCreatedEvent,
+    TurnHandlingOptions,
+    UserStateChangedEvent,
+)
+
+from agent_node.job.agent import VoxplaneAgent
+from agent_node.job.pipeline import Pipeline
+from agent_node.job.plan import Plan
+from agent_node.job.session import SessionSwap
+from voxplane.v1.agent_config_pb2 import TurnConfig
+
+MIN_ENDPOINTING_SECONDS = 0.5
+MAX_ENDPOINTING_SECONDS = 3.0
+
+Session = AgentSession[None]
+
+
+def endpointing_of(turn: TurnConfig) -> EndpointingOptions:
+    """When a silence of the user ends the turn."""
+    least, most = MIN_ENDPOINTING_SECONDS, MAX_ENDPOINTING_SECONDS
+    if turn.HasField("min_endpointing_delay"):
+        least = turn.min_endpointing_delay.ToNanoseconds() / 1e9
+    if turn.HasField("max_endpointing_delay"):
+        most = turn.max_endpointing_delay.ToNanoseconds() / 1e9
+    return EndpointingOptions(min_delay=least, max_delay=max(least, most))
+
+
+def turn_handling_of(turn: TurnConfig) -> TurnHandlingOptions:
+    """The turn's options for a new session, but turn_detection, which depends
+    on the session's ears. No reply is begun before the turn has ended: it
+    would be by a config that may be replaced, and show fields of a turn that
+    never happens."""
+    interruptible = turn.allow_interruptions if turn.HasField("allow_interruptions") else True
+    return TurnHandlingOptions(
+        endpointing=endpointing_of(turn),
+        interruption={"enabled": interruptible},
+        preemptive_generation={"enabled": False},
+    )
+
+
+class LiveHost:
+    """Switches an agent and its session."""
+
+    def __init__(self, session: Session, agent: VoxplaneAgent) -> None:
+        self._session = session
+        self._agent = agent
+
+    def switch(self, pipeline: Pipeline, plan: Plan) -> None:
+        """See session.Host."""
+        self._agent.switch(pipeline, plan)
+        if any(path.startswith("turn_config.m") for path in plan.effects):
+            options = endpointing_of(pipeline.target.config.turn_config)
+            self._session.update_options(endpointing_opts=options, turn_detection=NOT_GIVEN)
+
+
+def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
+    """Let a session that has been started take its changes from `swap`.
+
+    Call it before the session's first reply, at the latest in the same step of
+    the loop that has started it.
+    """
+
+    def on_speech(event: SpeechCreatedEvent) -> None:
+        handle = event.speech_handle
+        swap.reply_began(handle.id)
+        handle.add_done_callback(lambda done: swap.reply_ended(done.id))
+
+    def on_user_state(event: UserStateChangedEvent) -> None:
+        swap.user_speaks(event.new_state == "speaking")
+
+    session.on("speech_created", on_speech)
+    session.on("user_state_changed", on_user_state)
+    swap.drive(LiveHost(session, agent))

@@ -1,0 +1,115 @@
+"""What makes the replies of a session: one config, built."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+
+from agent_node.job.targets import Target
+from agent_node.providers.models import LLM, STT, TTS
+from voxplane.schema import CompiledSchema
+
+_Model = TypeVar("_Model", LLM, STT, TTS)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Closer:
+    """Closes models in the background, and knows how many are open."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def close(self, model: LLM | STT | TTS) -> None:
+        """Begin to close a model."""
+        task = asyncio.create_task(self._close(model))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def aclose(self) -> None:
+        """Wait for all that is being closed."""
+        while self._closing:
+            await asyncio.wait(set(self._closing))
+
+    async def _close(self, model: LLM | STT | TTS) -> None:
+        try:
+            await model.aclose()
+        except Exception as error:
+            _log.warning("a model did not close", model=type(model).__name__, error=type(error).__name__)
+        finally:
+            self.open -= 1
+
+
+class SharedModel(Generic[_Model]):
+    """A model that pipelines hand on to one another; the last one closes it."""
+
+    def __init__(self, model: _Model, closer: Closer) -> None:
+        self.model: _Model = model
+        self._closer = closer
+        self._holders = 0
+        closer.open += 1
+
+    def hold(self) -> SharedModel[_Model]:
+        """One more pipeline has it."""
+        self._holders += 1
+        return self
+
+    def release(self) -> None:
+        """One pipeline less has it."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._closer.close(self.model)
+
+
+@dataclass(slots=True, eq=False)
+class Pipeline:
+    """One config, built. `target` changes when the same content goes on under
+    another bundle. `close` gives back the models.
+
+    schema: None if replies are plain text.
+    structured: whether the model is given the schema by its own means; else
+        the instructions hold it.
+    """
+
+    target: Target
+    instructions: str
+    schema: CompiledSchema | None
+    structured: bool
+    llm: SharedModel[LLM]
+    stt: SharedModel[STT] | None = None
+    tts: SharedModel[TTS] | None = None
+    _users: int = 0
+    _drained: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    @contextmanager
+    def use(self) -> Iterator[Pipeline]:
+        """While a reply is made by it; its models stay open."""
+        self._users += 1
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            self._tell_if_drained()
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back once nothing uses it, perhaps at once."""
+        self._drained.append(callback)
+        self._tell_if_drained()
+
+    def close(self) -> None:
+        """Give the models back, in the background."""
+        for model in (self.llm, self.stt, self.tts):
+            if model is not None:
+                model.release()
+
+    def _tell_if_drained(self) -> None:
+        if self._users == 0:
+            callbacks, self._drained = self._drained, []
+            for callback in callbacks:
+                callback()

@@ -1,0 +1,103 @@
+"""What a change of the config means for a running session: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from voxplane.configdiff import changed_fields
+from voxplane.v1.agent_config_pb2 import AgentConfig
+
+
+class Effect(Enum):
+    """When a changed field takes effect in a session that runs."""
+
+    NEXT_TURN = "next_turn"
+    NEXT_CALL = "next_call"
+    HANDOFF = "handoff"
+    """At the next turn, by a new Agent within the session."""
+
+
+class Part(Enum):
+    """What a pipeline is made of."""
+
+    INSTRUCTIONS = "instructions"
+    SCHEMA = "schema"
+    LLM = "llm"
+    STT = "stt"
+    TTS = "tts"
+
+
+EVERYTHING = frozenset(Part)
+
+_NO_PARTS: frozenset[Part] = frozenset()
+
+# by the longest prefix of the field's path: when it takes effect, and what has to be built anew
+_RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
+    "agent_type": (Effect.NEXT_TURN, _NO_PARTS),
+    "version": (Effect.NEXT_TURN, _NO_PARTS),
+    "prompt_config": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
+    "schema_config": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
+    "stt_config": (Effect.NEXT_TURN, frozenset({Part.STT})),
+    "llm_config": (Effect.NEXT_TURN, frozenset({Part.LLM})),
+    "llm_config.supports_structured_output": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
+    "tts_config": (Effect.NEXT_TURN, frozenset({Part.TTS})),
+    "tts_config.instruction_field": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
+    "realtime_config": (Effect.HANDOFF, EVERYTHING),
+    "turn_config": (Effect.NEXT_CALL, _NO_PARTS),
+    "turn_config.min_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
+    "turn_config.max_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
+    "tracing_config": (Effect.NEXT_CALL, _NO_PARTS),
+    "frontend_config": (Effect.NEXT_TURN, _NO_PARTS),
+    "limits_config": (Effect.NEXT_CALL, _NO_PARTS),
+}
+# a field that this release does not know cannot change what is running
+_UNKNOWN = (Effect.NEXT_CALL, _NO_PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to come from one config to another.
+
+    `effects` has every changed field by its dotted path; `rebuild` names the
+    parts that cannot be taken over from the running pipeline.
+    """
+
+    effects: Mapping[str, Effect]
+    rebuild: frozenset[Part]
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the configs are equal."""
+        return not self.effects
+
+    @property
+    def handoff(self) -> bool:
+        """Whether a new Agent is needed."""
+        return Effect.HANDOFF in self.effects.values()
+
+    def fields(self, effect: Effect) -> tuple[str, ...]:
+        """The changed fields of one class, in order."""
+        return tuple(path for path, its in self.effects.items() if its is effect)
+
+
+def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
+    """The plan from `running`, or from nothing, to `desired`."""
+    if running is None:
+        return Plan(effects={"": Effect.NEXT_TURN}, rebuild=EVERYTHING)
+    effects: dict[str, Effect] = {}
+    rebuild: set[Part] = set()
+    for path in changed_fields(running, desired):
+        effects[path], parts = _rule(path)
+        rebuild |= parts
+    return Plan(effects=effects, rebuild=frozenset(rebuild))
+
+
+def _rule(path: str) -> tuple[Effect, frozenset[Part]]:
+    words = path.replace("[", ".[").split(".")
+    for length in range(len(words), 0, -1):
+        rule = _RULES.get(".".join(words[:length]))
+        if rule is not None:
+            return rule
+    return _UNKNOWN

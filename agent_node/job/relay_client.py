@@ -1,0 +1,137 @@
+"""The job's side of the node's relay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+
+from voxplane.node.v1 import relay_service_pb2 as relay_pb2
+from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
+from voxplane.v1.config_sync_service_pb2 import BundleStatus
+
+RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+REPORTS_MAX = 100
+
+_STATUS_KEY = "grpc-status-details-bin"
+
+# both ends are one node: no proxy stands between, and a loop of reconnects would find nobody
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+)
+
+
+AttachCall = grpc.aio.StreamStreamCall[relay_pb2.AttachRequest, relay_pb2.AttachResponse]
+
+
+class RelayClosedError(Exception):
+    """The relay has ended the stream, or is gone; `status` says why."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+def relay_channel(socket: str | None = None) -> grpc.aio.Channel:
+    """A channel to the relay's socket, by default the one that the node named
+    in the environment. Make it in the job's own process and loop."""
+    return grpc.aio.insecure_channel(
+        f"unix:{socket or os.environ[RELAY_SOCKET_ENV]}", options=list(_CHANNEL_OPTIONS)
+    )
+
+
+def status_of_rpc(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    """The error's google.rpc.Status, with its details if it brought any."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    code: tuple[int, str] = error.code().value
+    return status_pb2.Status(code=code[0], message=error.details() or error.code().name)
+
+
+class Attachment:
+    """One session's link to its bundle.
+
+        async with Attachment(channel, caller) as attachment:
+            async for delivery in attachment: ...
+
+    Deliveries that were not fetched are skipped for the latest. Reports are
+    sent in order; of more than REPORTS_MAX that wait the oldest are dropped.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, caller: relay_pb2.CallerContext) -> None:
+        self._stub = relay_grpc.RelayServiceStub(channel)
+        self._caller = caller
+        self._latest: relay_pb2.BundleDelivery | None = None
+        self._reports: deque[BundleStatus] = deque(maxlen=REPORTS_MAX)
+        self._news = asyncio.Event()
+        self._to_send = asyncio.Event()
+        self._ended: RelayClosedError | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Attachment:
+        call = self._stub.Attach(wait_for_ready=True)
+        self._tasks = [asyncio.create_task(self._read(call)), asyncio.create_task(self._write(call))]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    async def __aiter__(self) -> AsyncIterator[relay_pb2.BundleDelivery]:
+        """The newest delivery, whenever there is a newer one. Raises
+        RelayClosedError when the relay is gone."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            latest, self._latest = self._latest, None
+            if latest is not None:
+                yield latest
+            if self._ended is not None:
+                raise self._ended
+
+    def report(self, status: BundleStatus) -> None:
+        """Tell the node what became of a bundle. Never waits."""
+        self._reports.append(status)
+        self._to_send.set()
+
+    async def _read(self, call: AttachCall) -> None:
+        try:
+            async for response in call:
+                if response.HasField("bundle"):
+                    self._latest = response.bundle
+                    self._news.set()
+        except grpc.aio.AioRpcError as error:
+            self._ended = RelayClosedError(status_of_rpc(error))
+        finally:
+            call.cancel()
+            self._ended = self._ended or RelayClosedError(
+                status_pb2.Status(code=code_pb2.UNAVAILABLE, message="the relay has ended the stream")
+            )
+            self._news.set()
+
+    async def _write(self, call: AttachCall) -> None:
+        try:
+            hello = relay_pb2.JobHello(caller=self._caller, pid=os.getpid())
+            await call.write(relay_pb2.AttachRequest(hello=hello))
+            while True:
+                await self._to_send.wait()
+                self._to_send.clear()
+                while self._reports:
+                    await call.write(relay_pb2.AttachRequest(status=self._reports.popleft()))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the reader sees why
