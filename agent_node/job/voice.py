@@ -15,17 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from livekit.agents import AgentServer, JobContext, JobExecutorType, JobRequest
+from livekit.agents import AgentServer, JobContext, JobExecutorType, JobProcess, JobRequest
+from livekit.agents.ipc.proc_pool import ProcPool
 from livekit.agents.ipc.supervised_proc import SupervisedProc
 
 # plugins register on the main thread, when they are imported
 import agent_node.providers as _providers
 from agent_node.job import voice_session
+from agent_node.job.relay_client import RELAY_SOCKET_ENV
 from agent_node.job.voice_request import caller_of
+from agent_node.logs import configure_logs
+from agent_node.providers.context import ssl_context
 from voxplane.errors import VoxplaneError
 
 AGENT_NAME = "voxplane"
-RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
+NODE_ID_ENV = "VOXPLANE_NODE_ID"
+LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 PRELOADED_MODULES = (_providers.__name__, "agent_node.job.voice")
 
 DRAIN_SECONDS_MAX = 3600.0
@@ -88,6 +93,13 @@ async def accept(request: JobRequest) -> None:
     await request.accept(name=AGENT_NAME)
 
 
+def prepare(process: JobProcess) -> None:
+    """Make an idle job process ready for its call."""
+    log_format = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
+    configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
+    ssl_context()
+
+
 async def entrypoint(ctx: JobContext) -> None:
     """Run one call, in its own process."""
     await voice_session.run_call(ctx, caller_of(ctx.job.metadata, ctx.job.id))
@@ -101,6 +113,7 @@ def _server(settings: WorkerSettings) -> AgentServer:
         load_threshold=settings.load_threshold,
         num_idle_processes=settings.idle_processes,
         preload_modules=list(PRELOADED_MODULES),
+        setup_fnc=prepare,
     )
     server.rtc_session(entrypoint, agent_name=AGENT_NAME, on_request=accept)
     return server
@@ -118,23 +131,25 @@ async def _close(server: AgentServer, running: asyncio.Task[None], seconds: floa
     """Close the worker, by force if it takes too long: it has been seen to hang."""
     # asyncio.wait, not wait_for: it returns in time even if the task ignores its cancellation
     closing = asyncio.create_task(server.aclose(), name="livekit worker close")
-    _, late = await asyncio.wait((closing, running), timeout=seconds)
-    if not late:
-        return
-    pids = _job_pids(server)
-    _log.error("the LiveKit worker did not close; its processes are killed", seconds=seconds, pids=pids)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for task in late:
-        task.cancel()
-    await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
+    try:
+        _, late = await asyncio.wait((closing, running), timeout=seconds)
+    except asyncio.CancelledError:
+        _kill_jobs(server)
+        closing.cancel()
+        running.cancel()
+        raise
+    if late:
+        _log.error("the LiveKit worker did not close; its jobs are killed", seconds=seconds)
+        _kill_jobs(server)
+        for task in late:
+            task.cancel()
+        await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
 
 
-def _job_pids(server: AgentServer) -> list[int]:
-    """Ids of the worker's own job processes, and of no others of the node."""
-    return [
-        executor.pid
-        for executor in server._proc_pool.processes  # pyright: ignore[reportPrivateUsage]
-        if isinstance(executor, SupervisedProc) and executor.pid is not None
-    ]
+def _kill_jobs(server: AgentServer) -> None:
+    """Kill the worker's own job processes, and no others of the node."""
+    pool: ProcPool | None = getattr(server, "_proc_pool", None)  # none before it has run
+    for executor in pool.processes if pool else ():
+        if isinstance(executor, SupervisedProc) and executor.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(executor.pid, signal.SIGKILL)

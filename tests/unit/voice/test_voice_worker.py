@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from agent_node.job.voice import WorkerSettings, run_worker
 from tests.vendors.livekit import AgentEndpoint
+from voxplane.node.v1 import relay_service_pb2 as relay_pb2
+from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 
 SETTINGS = WorkerSettings(drain_seconds=5, close_seconds=10, load_threshold=float("inf"), idle_processes=0)
 
@@ -23,6 +29,59 @@ async def endpoint(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentEndpoi
         monkeypatch.setenv("LIVEKIT_API_KEY", "devkey")
         monkeypatch.setenv("LIVEKIT_API_SECRET", "s" * 40)
         yield server
+
+
+class RecordingRelay(relay_grpc.RelayServiceServicer):
+    """A relay that keeps who attaches, and gives nothing."""
+
+    def __init__(self) -> None:
+        self.attached: asyncio.Queue[relay_pb2.JobHello] = asyncio.Queue()
+        self.detached = asyncio.Event()
+
+    async def Attach(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        """Hold the stream until the job ends it."""
+        try:
+            async for request in request_iterator:
+                await self.attached.put(request.hello)
+        finally:
+            self.detached.set()
+
+
+@pytest.fixture
+async def relay(tmp_path: Path) -> AsyncIterator[RecordingRelay]:
+    """The relay, on its socket."""
+    servicer = RecordingRelay()
+    server = grpc.aio.server()
+    relay_grpc.add_RelayServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"unix:{tmp_path}/r.sock")
+    await server.start()
+    yield servicer
+    await server.stop(0)
+
+
+async def test_a_job_attaches_to_the_relay_in_a_process_of_its_own(
+    endpoint: AgentEndpoint, relay: RecordingRelay, tmp_path: Path
+) -> None:
+    """The caller of the job's metadata comes to the relay; a job without a room ends by itself."""
+    stop = asyncio.Event()
+    worker = asyncio.create_task(run_worker(relay_socket=tmp_path / "r.sock", stop=stop, settings=SETTINGS))
+    await asyncio.wait_for(endpoint.registrations.get(), 30)
+    metadata = {"tenant": "acme", "agent": "interview", "user": "ann", "variables": {"name": "Ann"}}
+    answer = await asyncio.wait_for(endpoint.offer(json.dumps(metadata), "job-7"), 10)
+    assert answer.available
+
+    hello = await asyncio.wait_for(relay.attached.get(), 30)
+    assert hello.pid != os.getpid()
+    assert hello.caller == relay_pb2.CallerContext(
+        session_id="job-7",
+        tenant_id="acme",
+        agent_id="interview",
+        user_id="ann",
+        variables={"name": "Ann"},
+    )
+    stop.set()
+    await asyncio.wait_for(worker, 30)
+    await asyncio.wait_for(relay.detached.wait(), 5)
 
 
 async def test_the_worker_registers_refuses_bad_metadata_and_stops(
