@@ -12,17 +12,15 @@ from typing import Annotated
 import structlog
 import typer
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
 from control_plane.edge import interceptors
+from control_plane.edge.health import Health, add_reflection
 from control_plane.edge.listen import ListenError, listen, make_server
 from control_plane.edge.logs import configure
 from control_plane.fleet import Fleet
 from control_plane.services.agents import AgentService
-from control_plane.services.config_sync import ConfigSyncService
+from control_plane.services.config_sync import ConfigSyncService, add_to_server
 from control_plane.services.nodes import NodeService
 from control_plane.settings import Settings, load_settings
 from control_plane.state import Tenants
@@ -31,14 +29,9 @@ from control_plane.store.memory import MemoryStore
 from control_plane.store.sqlite import SqliteStore
 from control_plane.watch import Hub
 from voxplane.clock import Clock, SystemClock
-from voxplane.v1 import (
-    agent_service_pb2,
-    agent_service_pb2_grpc,
-    config_sync_service_pb2,
-    config_sync_service_pb2_grpc,
-    node_service_pb2,
-    node_service_pb2_grpc,
-)
+from voxplane.v1 import agent_service_pb2, config_sync_service_pb2, node_service_pb2
+from voxplane.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from voxplane.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
 
 DATABASE = Path("control_plane") / "voxplane.db"
 _SERVICES = (
@@ -58,41 +51,30 @@ class ControlPlane:
         self.tenants = Tenants(store, clock, settings.history_entries_max)
         self.fleet = Fleet(clock)
         self.hub = Hub(self.tenants, self.fleet, clock)
-        self._health = health.HealthServicer()
         tracing = settings.tracing or bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
         self._server = make_server(interceptors(tracing=tracing))
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
-        config_sync_service_pb2_grpc.add_ConfigSyncServiceServicer_to_server(
-            ConfigSyncService(self.hub, self.fleet), self._server
-        )
-        node_service_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeService(self.fleet, self.tenants, clock), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
+        add_to_server(ConfigSyncService(self.hub), self._server)
+        add_NodeServiceServicer_to_server(NodeService(self.fleet, self.tenants, clock), self._server)
+        self._health = Health(self._server, _SERVICES)
+        add_reflection(self._server, _SERVICES)
 
     async def start(self) -> str:
         """Serve, and return the address. Raises ListenError."""
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.not_ready()
         address = listen(self._server, self._settings.grpc_listen)
         await self._server.start()
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        await self._health.ready()
         return address
 
     async def stop(self) -> None:
         """Take no new call, end the streams, give the calls that run
         `drain_seconds`, and close the store."""
-        await self._health.enter_graceful_shutdown()
-        self.hub.close()
+        await self._health.leaving()
+        await self.hub.close()
         await self._server.stop(self._settings.drain_seconds)
         await self.tenants.close()
         await self._store.close()
-
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for service in ("", *_SERVICES):
-            await self._health.set(service, status)
 
 
 def build(settings: Settings, store: LogStore, clock: Clock) -> ControlPlane:

@@ -7,6 +7,8 @@ rules:
 
 - a commit is submitted in the same step in which it was decided;
 - durable moves in the order of the revisions, and before the answer is given;
+- a commit names the hash of the entry that it was decided on, which is known
+  before that entry is made, as its bytes are deterministic;
 - when a commit fails, tip falls back to the commit before it, and those behind
   it fail too, as they name a head that never came to be: each is then decided
   again by its own caller;

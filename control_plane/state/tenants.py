@@ -193,7 +193,13 @@ class Tenants:
                 continue
             response = decision.response.SerializeToString(deterministic=True) if call.request_id else b""
             meta = CommitMeta(
-                call.principal, call.method, act.now, call.request_id, call.fingerprint, response
+                call.principal,
+                call.method,
+                act.now,
+                call.request_id,
+                call.fingerprint,
+                response,
+                pipeline.tip.head_hash,
             )
             submitted = pipeline.submit(decision, meta)
             try:

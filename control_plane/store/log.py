@@ -70,6 +70,10 @@ class CommitMeta:
     """Who changed what, when (seconds since 1970), by which request.
 
     `fingerprint` and `response` are kept with request_id, where there is one.
+    `previous_hash`, where it is given, is the hash of the entry that the commit
+    was decided on (NO_HASH for the first), and another head is a
+    RevisionConflict: a commit that was submitted behind one that fails cannot
+    land on what somebody else has committed in its place.
     """
 
     principal: str
@@ -78,6 +82,7 @@ class CommitMeta:
     request_id: str = ""
     fingerprint: bytes = b""
     response: bytes = b""
+    previous_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
