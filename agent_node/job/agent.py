@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.rpc import code_pb2, status_pb2
-from livekit.agents import NOT_GIVEN, Agent, ModelSettings, NotGivenOr
+from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
+from livekit.agents import NOT_GIVEN, Agent, AgentSession, ModelSettings, NotGivenOr
 from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
 
 from agent_node.job.pipeline import Pipeline
@@ -60,8 +60,8 @@ class VoxplaneAgent(Agent):
     def __init__(
         self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None], *, voice: bool = True
     ) -> None:
-        super().__init__(
-            instructions=pipeline.instructions,
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            instructions=pipeline.words.instructions,
             llm=pipeline.llm.model,
             stt=pipeline.stt.model if pipeline.stt and voice else None,
             tts=pipeline.tts.model if pipeline.tts and voice else None,
@@ -87,7 +87,7 @@ class VoxplaneAgent(Agent):
         stt, tts = pipeline.stt, pipeline.tts
         new_stt, new_tts = self._voice and stt is not before.stt, self._voice and tts is not before.tts
         try:
-            self.update_options(
+            self.update_options(  # pyright: ignore[reportUnknownMemberType]
                 llm=pipeline.llm.model if pipeline.llm is not before.llm else NOT_GIVEN,
                 stt=(stt.model if stt else None) if new_stt else NOT_GIVEN,
                 tts=(tts.model if tts else None) if new_tts else NOT_GIVEN,
@@ -95,14 +95,15 @@ class VoxplaneAgent(Agent):
         except Exception as error:
             raise _refused(f"the session refused the new models ({type(error).__name__})") from error
         self._pipeline = pipeline
-        if pipeline.instructions != before.instructions:
-            _run_at_once(self.update_instructions(pipeline.instructions))
+        if pipeline.words.instructions != before.words.instructions:
+            _run_at_once(self.update_instructions(pipeline.words.instructions))
             self._forget_unused_instructions()
 
     async def llm_node(
         self, chat_ctx: ChatContext, tools: list[Tool], model_settings: ModelSettings
     ) -> AsyncIterator[ChatChunk | str]:
         """The spoken text of one step of a reply, and its tool calls."""
+        session = _session_of(self)
         with self._pipeline.use() as pipeline:
             reply = _Reply(pipeline, self._on_reply)
             try:
@@ -110,7 +111,7 @@ class VoxplaneAgent(Agent):
                     chat_ctx=chat_ctx,
                     tools=tools,
                     tool_choice=model_settings.tool_choice,
-                    conn_options=self.session.conn_options.llm_conn_options,
+                    conn_options=session.conn_options.llm_conn_options,
                     extra_kwargs=_extra_kwargs(pipeline),
                 ) as stream:
                     async for chunk in stream:
@@ -130,10 +131,14 @@ class VoxplaneAgent(Agent):
 
     def _forget_unused_instructions(self) -> None:
         """Of updates in a row, of which none made a reply, keep the last."""
-        for context in (self._chat_ctx, self.session.history):
+        for context in (self._chat_ctx, _session_of(self).history):
             items = context.items
             while len(items) > 1 and all(isinstance(item, AgentConfigUpdate) for item in items[-2:]):
                 del items[-2]
+
+
+def _session_of(agent: Agent) -> AgentSession[Any]:
+    return agent.session  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class _Reply:
@@ -142,7 +147,7 @@ class _Reply:
     def __init__(self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> None:
         self._pipeline = pipeline
         self._on_reply = on_reply
-        self._reader = ReplyReader(_shape(pipeline.schema)) if pipeline.schema else None
+        self._reader = ReplyReader(_shape(pipeline.words.schema)) if pipeline.words.schema else None
         self._instruction_field = pipeline.target.config.tts_config.instruction_field
         self._calls_tools = False
         self._steer("")
@@ -168,7 +173,7 @@ class _Reply:
         if self._reader.empty and self._calls_tools:
             return []
         parts = self._say(self._reader.finish())
-        hidden = self._pipeline.schema.hidden_fields if self._pipeline.schema else ()
+        hidden = self._pipeline.words.schema.hidden_fields if self._pipeline.words.schema else ()
         shown = {name: value for name, value in self._reader.fields.items() if name not in hidden}
         self._on_reply(ReplyDone(target, shown, self._problem(self._reader)))
         return parts
@@ -192,8 +197,8 @@ class _Reply:
 
     def _problem(self, reader: ReplyReader) -> status_pb2.Status | None:
         said = reader.problem
-        if said is None and self._pipeline.schema is not None:
-            said = _breach(self._pipeline.schema, reader.fields)
+        if said is None and self._pipeline.words.schema is not None:
+            said = _breach(self._pipeline.words.schema, reader.fields)
         return status_pb2.Status(code=code_pb2.DATA_LOSS, message=said) if said else None
 
 
@@ -217,10 +222,10 @@ def _shape(schema: CompiledSchema) -> ReplyShape:
 
 
 def _extra_kwargs(pipeline: Pipeline) -> NotGivenOr[dict[str, Any]]:
-    if pipeline.schema is None or not pipeline.structured:
+    if pipeline.words.schema is None or not pipeline.words.structured:
         return NOT_GIVEN
     # as response_format= the plugin would refuse a plain dict
-    return {"response_format": pipeline.schema.response_format}
+    return {"response_format": pipeline.words.schema.response_format}
 
 
 def _model_failed(error: Exception) -> status_pb2.Status:

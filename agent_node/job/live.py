@@ -76,6 +76,6 @@ def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
     def on_user_state(event: UserStateChangedEvent) -> None:
         swap.user_speaks(event.new_state == "speaking")
 
-    session.on("speech_created", on_speech)
-    session.on("user_state_changed", on_user_state)
+    session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]
+    session.on("user_state_changed", on_user_state)  # pyright: ignore[reportUnknownMemberType]
     swap.drive(LiveHost(session, agent))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -67,20 +67,27 @@ class SharedModel(Generic[_Model]):
             self._closer.close(self.model)
 
 
-@dataclass(slots=True, eq=False)
-class Pipeline:
-    """One config, built. `target` changes when the same content goes on under
-    another bundle. `close` gives back the models.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The parts of a pipeline that are computed, not connected.
 
     schema: None if replies are plain text.
     structured: whether the model is given the schema by its own means; else
         the instructions hold it.
     """
 
-    target: Target
     instructions: str
-    schema: CompiledSchema | None
-    structured: bool
+    schema: CompiledSchema | None = None
+    structured: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Pipeline:
+    """One config, built. `target` changes when the same content goes on under
+    another bundle. `close` gives back the models."""
+
+    target: Target
+    words: Words
     llm: SharedModel[LLM]
     stt: SharedModel[STT] | None = None
     tts: SharedModel[TTS] | None = None
@@ -88,7 +95,7 @@ class Pipeline:
     _drained: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     @contextmanager
-    def use(self) -> Iterator[Pipeline]:
+    def use(self) -> Generator[Pipeline]:
         """While a reply is made by it; its models stay open."""
         self._users += 1
         try:

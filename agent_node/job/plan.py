@@ -95,7 +95,14 @@ def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
 
 
 def _rule(path: str) -> tuple[Effect, frozenset[Part]]:
-    words = path.replace("[", ".[").split(".")
+    """By the rule that is nearest above; a whole block needs what its fields need."""
+    effect, parts = _nearest(path)
+    below = (parts for rule, (_, parts) in _RULES.items() if rule.startswith(f"{path}."))
+    return effect, parts.union(*below)
+
+
+def _nearest(path: str) -> tuple[Effect, frozenset[Part]]:
+    words = path.split(".")
     for length in range(len(words), 0, -1):
         rule = _RULES.get(".".join(words[:length]))
         if rule is not None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 import grpc
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from agent_node.job.pipeline import Closer, Pipeline, SharedModel
+from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import EVERYTHING, Part, Plan
 from agent_node.job.targets import Bundle, Target
 from agent_node.providers import BuildContext, build_llm, build_stt, build_tts, new_context
@@ -16,7 +15,7 @@ from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import agent_name
 from voxplane.node.v1.relay_service_pb2 import CallerContext
 from voxplane.prompt import render_prompt
-from voxplane.schema import CompiledSchema, compile_schema
+from voxplane.schema import compile_schema
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.validation import check_config
@@ -25,15 +24,6 @@ _SCHEMA_PROMPT = (
     "Answer with one JSON object and nothing else, without a code fence. "
     "It must obey this JSON Schema, with its properties in this order:\n"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """The parts of a pipeline that are computed, not connected."""
-
-    instructions: str
-    schema: CompiledSchema | None
-    structured: bool
 
 
 class Builder:
@@ -51,8 +41,11 @@ class Builder:
         Raises VoxplaneError with the paths of the fields in AgentConfig, and
         then leaves nothing open.
         """
-        words = await asyncio.to_thread(_words, target.config, self._caller)
         rebuild = plan.rebuild if running is not None else EVERYTHING
+        words = None
+        if running is not None and not rebuild & {Part.INSTRUCTIONS, Part.SCHEMA}:
+            words = running.words
+        words = await asyncio.to_thread(_checked_words, target.config, self._caller, words)
         held: list[SharedModel[LLM] | SharedModel[STT] | SharedModel[TTS]] = []
         try:
             llm = running.llm if running and Part.LLM not in rebuild else self._llm(target.config)
@@ -67,7 +60,7 @@ class Builder:
             for model in held:
                 model.release()
             raise
-        return Pipeline(target, words.instructions, words.schema, words.structured, llm, stt, tts)
+        return Pipeline(target, words, llm, stt, tts)
 
     async def aclose(self) -> None:
         """Wait until all closed models are, then close what they shared."""
@@ -109,21 +102,25 @@ async def _check(config: AgentConfig, caller: CallerContext) -> None:
         await builder.aclose()
 
 
-def _words(config: AgentConfig, caller: CallerContext) -> _Words:
+def _checked_words(config: AgentConfig, caller: CallerContext, words: Words | None) -> Words:
     check_config(config)
     _check_models(config)
+    return words or _words(config, caller)
+
+
+def _words(config: AgentConfig, caller: CallerContext) -> Words:
     prompt = render_prompt(config.prompt_config, caller.variables, _builtins(caller))
     structured = True
     if config.llm_config.HasField("supports_structured_output"):
         structured = config.llm_config.supports_structured_output
     if not config.schema_config.fields:
-        return _Words(prompt.text, None, structured)
+        return Words(prompt.text, None, structured)
     schema = compile_schema(config.schema_config, first=config.tts_config.instruction_field)
     instructions = prompt.text
     if not structured:
         shown = json.dumps(schema.json_schema, ensure_ascii=False)
         instructions = f"{instructions}\n\n{_SCHEMA_PROMPT}{shown}".lstrip()
-    return _Words(instructions, schema, structured)
+    return Words(instructions, schema, structured)
 
 
 def _check_models(config: AgentConfig) -> None:

@@ -239,35 +239,38 @@ class SwapState:
 
     def _receive(self, event: Event) -> Iterator[Action]:
         match event:
-            case Delivered(delivery):
-                self._delivery = delivery
-                yield from self._desire()
-            case Pinned(version):
-                self._pinned_version = version
-                yield from self._desire()
+            case Delivered() | Pinned():
+                return self._desire(event)
             case Built(ticket):
-                yield from self._built(ticket)
+                return self._built(ticket)
             case BuildFailed(ticket, error):
-                yield from self._build_failed(ticket, error)
+                return self._build_failed(ticket, error)
             case Switched(ticket):
-                yield from self._switched(ticket)
+                return self._switched(ticket)
             case SwitchFailed(ticket, error):
-                yield from self._switch_failed(ticket, error)
+                return self._switch_failed(ticket, error)
+            case Drained(ticket):
+                return self._drained(ticket)
+            case ReplyBegan() | ReplyEnded() | UserSpeaks():
+                return self._heard(event)
+
+    def _heard(self, event: ReplyBegan | ReplyEnded | UserSpeaks) -> Iterator[Action]:
+        match event:
             case ReplyBegan(reply):
                 self._replies.add(reply)
             case ReplyEnded(reply):
                 self._replies.discard(reply)
-                yield from self._at_boundary()
             case UserSpeaks(speaking):
                 self._user_speaks = speaking
-                yield from self._at_boundary()
-            case Drained(ticket):
-                if (candidate := self._draining.pop(ticket, None)) is not None:
-                    candidate.step(Step.DRAINED)
-                    yield Close(ticket)
+        yield from self._at_boundary()
 
-    def _desire(self) -> Iterator[Action]:
-        """Work out what the newest bundle asks for."""
+    def _desire(self, event: Delivered | Pinned) -> Iterator[Action]:
+        """Work out what is asked for now."""
+        match event:
+            case Delivered(delivery):
+                self._delivery = delivery
+            case Pinned(version):
+                self._pinned_version = version
         if self._delivery is None:
             return
         try:
@@ -384,6 +387,12 @@ class SwapState:
         if self._wanted is None:
             yield Refused(warm.target.bundle, warm.target, self.running, error)
         yield from self._go_on()
+
+    def _drained(self, ticket: int) -> Iterator[Action]:
+        candidate = self._draining.pop(ticket, None)
+        if candidate is not None:
+            candidate.step(Step.DRAINED)
+            yield Close(ticket)
 
     def _go_on(self) -> Iterator[Action]:
         """Build what overtook a build that was used all the same."""

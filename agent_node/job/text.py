@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 
 import grpc
 import structlog
-from google.rpc import status_pb2
 
 from agent_node.job import staging
 from agent_node.job.library_logs import quieten_libraries
@@ -43,7 +42,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def main() -> None:
     """Run one session."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_format: LogFormat = "text" if os.environ.get(LOG_FORMAT_ENV) == "text" else "json"
+    log_format: LogFormat = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
     configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
     quieten_libraries()
     _warm_up()

@@ -104,7 +104,7 @@ class TextSession:
         )
         session.output.transcription = _Screen(self._show_text, self._outbox)
         agent = VoxplaneAgent(pipeline, self._on_reply, voice=False)
-        await session.start(agent, record=False)
+        await session.start(agent, record=False)  # pyright: ignore[reportUnknownMemberType]
         self._session = session
         target = pipeline.target
         opened = ChatOpened(
