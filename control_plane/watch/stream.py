@@ -14,7 +14,8 @@ The rules that it keeps:
   was never shown are skipped; `from_revision` tells the gap.
 - All changes between two levels are one transfer, and nearly always one
   message: `start` in its first, `synced` in its last.
-- A content goes along once; those that the client declared do not.
+- Of each tenant a content goes along once; those that the client declared do
+  not, whichever tenant's they were.
 - A commit that changes no bundle sends nothing. It moves the level, and the
   next heartbeat says so.
 - Heartbeats come as long as the stream is open, each at most the interval
