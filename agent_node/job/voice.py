@@ -22,7 +22,7 @@ from livekit.agents.ipc.supervised_proc import SupervisedProc
 # plugins register on the main thread, when they are imported
 import agent_node.providers as _providers
 from agent_node.job import voice_session
-from agent_node.job.relay_client import RELAY_SOCKET_ENV
+from agent_node.job.relay_client import RELAY_SOCKET_ENV, RelayClosedError
 from agent_node.job.voice_request import caller_of
 from agent_node.logs import configure_logs
 from agent_node.providers.context import ssl_context
@@ -101,8 +101,13 @@ def prepare(process: JobProcess) -> None:
 
 
 async def entrypoint(ctx: JobContext) -> None:
-    """Run one call, in its own process."""
-    await voice_session.run_call(ctx, caller_of(ctx.job.metadata, ctx.job.id))
+    """Run one call, in its own process. A call that cannot start ends its job."""
+    try:
+        await voice_session.run_call(ctx, caller_of(ctx.job.metadata, ctx.job.id))
+    except (VoxplaneError, RelayClosedError, TimeoutError) as error:
+        why = error.reason_name if isinstance(error, VoxplaneError) else str(error) or type(error).__name__
+        _log.error("the call cannot start", session_id=ctx.job.id, reason=why)
+        ctx.shutdown(reason=f"the call cannot start: {why}")
 
 
 def _server(settings: WorkerSettings) -> AgentServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -18,17 +19,24 @@ _ALPHABET = "aA0 _-.,:/@b1\n\t" + "".join(map(chr, range(33, 127))) + "é€"
 def matching_text(pattern: str, shortest: int = 0, longest: int | None = None) -> str:
     """A text in which `pattern` occurs, of a length between the bounds.
 
-    Deterministic and about as short as can be. Where none is found within
-    the bounds, one outside of them.
+    Deterministic and about as short as can be. The pattern is of Rust's
+    dialect, which all schemas use; what Python's has no word for is met as
+    nearly as it can be. Where no text is found within the bounds, one outside
+    of them.
     """
-    tree: Any = reader.parse(pattern)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            compiled = re.compile(_in_python(pattern))
+            tree: Any = reader.parse(compiled.pattern)
+    except (re.error, OverflowError):
+        return "a" * shortest
     first = _Writer({}).write(tree)
 
     def fits(text: str) -> bool:
         return (
             len(text) >= shortest
             and (longest is None or len(text) <= longest)
-            and re.search(pattern, text) is not None
+            and compiled.search(text) is not None
         )
 
     missing = max(shortest - len(first), 0)
@@ -36,6 +44,28 @@ def matching_text(pattern: str, shortest: int = 0, longest: int | None = None) -
         if fits(text):
             return text
     return next(filter(fits, _grown(tree, first, shortest)), first)
+
+
+def _in_python(pattern: str) -> str:
+    for rust, python in _DIALECT.items():
+        pattern = re.sub(rust, python, pattern)
+    return pattern
+
+
+_DIALECT = {
+    r"\\z": r"\\Z",
+    r"\(\?<(?=[A-Za-z_])": "(?P<",
+    r"\[:(alpha|lower):\]": "a-z",
+    r"\[:(digit):\]": "0-9",
+    r"\[:(alnum):\]": "a-z0-9",
+    r"\[:upper:\]": "A-Z",
+    r"\[:space:\]": " ",
+    # what may stand in a class too, and of which the writer takes the first, a letter
+    r"\\p(\{(Lu|Uppercase)\})": "A",
+    r"\\p(\{(L|Ll|Letter|Alphabetic|Lowercase)\}|L)": r"\\w",
+    r"\\p(\{(N|Nd|Number)\}|N)": r"\\d",
+    r"\\x\{([0-9A-Fa-f]{2})\}": r"\\x\1",
+}
 
 
 def _grown(tree: Any, first: str, shortest: int) -> list[str]:

@@ -17,6 +17,8 @@ ITEMS_WANTED = 2
 EXACT_INTEGER_MAX = 2**53
 NUMBER_SPAN = 100
 
+# how a schema that was compiled here says the bounds of a string's length
+_LENGTHS = re.compile(r"\^\[\\s\\S\]\{(\d+),(\d*)\}\$")
 _DELIVERY = re.compile(r"instruction|style|tone|delivery|manner|emotion|mood")
 _SPEECH = re.compile(r"response|reply|answer|message|speech|spoken|say|utterance|greeting|question|text")
 
@@ -96,7 +98,7 @@ class _Writer:
             elif "anyOf" in schema:
                 schema = next(each for each in schema["anyOf"] if each.get("type") != "null")
             else:
-                return schema
+                return _with_lengths(schema)
 
     def _is_free_text(self, schema: Schema) -> bool:
         schema = self._plain(schema)
@@ -152,6 +154,15 @@ def _type(schema: Schema) -> str | None:
     if isinstance(kinds, list):
         return next((kind for kind in cast("list[str]", kinds) if kind != "null"), None)
     return kinds
+
+
+def _with_lengths(schema: Schema) -> Schema:
+    """The schema with a pattern that says nothing but lengths as lengths."""
+    lengths = _LENGTHS.fullmatch(schema.get("pattern", ""))
+    if lengths is None:
+        return schema
+    bounds = {"minLength": int(lengths[1])} | ({"maxLength": int(lengths[2])} if lengths[2] else {})
+    return {name: value for name, value in schema.items() if name != "pattern"} | bounds
 
 
 def _range(schema: Schema, up: Any, down: Any) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from math import ceil, floor
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,9 @@ from livekit.agents import llm
 
 from agent_node.providers import build_llm, build_tts, new_context, set_speech_instructions
 from agent_node.providers.offline.pattern import matching_text
+from agent_node.providers.offline.reply import Situation, structured_reply
+from voxplane.schema import compile_schema
+from voxplane.v1 import schema_pb2
 from voxplane.v1.agent_config_pb2 import LlmConfig, TtsConfig
 
 CONTEXT = new_context()
@@ -136,6 +140,14 @@ ENDLESS = [
     r"\d{3}",
     r"",
 ]
+RUST = [
+    r"^\p{Lu}\p{L}+$",
+    r"^[[:alpha:]]+-[[:digit:]]{2}\z",
+    r"(?<year>\d{4})",
+    r"^\x{41}b$",
+    r"[^\p{L}]$",
+    r"^[\p{L}\d]+$",
+]
 BOUNDED = [r"^(yes|no)$", r"^\d{4}-\d{2}-\d{2}$", r"^a{1,5}b{1,3}$"]
 
 
@@ -151,3 +163,85 @@ def test_a_text_for_a_pattern_is_long_enough(pattern: str, shortest: int) -> Non
 def test_a_text_for_a_bounded_pattern_still_matches(pattern: str, shortest: int) -> None:
     """Where no text is long enough, the pattern comes first."""
     assert re.search(pattern, matching_text(pattern, shortest))
+
+
+TEXTS = st.text(max_size=30)
+FIELD_NAMES = st.one_of(
+    st.sampled_from(["system_response", "voice_instructions", "notes", "tone", "model_dump"]),
+    st.from_regex(r"[a-z][a-z0-9_]{0,12}x", fullmatch=True),
+)
+SCALARS = st.sampled_from(["string", "integer", "number", "boolean"])
+BOUNDS = st.one_of(
+    st.integers(-1000, 1000).map(float), st.floats(-1e9, 1e9), st.sampled_from([-1e300, 1e300])
+)
+
+
+@st.composite
+def constraints(draw: st.DrawFn, kind: str) -> schema_pb2.FieldConstraints:
+    """Limits that a value of the kind can satisfy."""
+    limits = schema_pb2.FieldConstraints()
+    match kind:
+        case "enum":
+            limits.enum_values.extend(
+                draw(st.lists(st.text(min_size=1, max_size=9), min_size=1, unique=True))
+            )
+        case "integer" | "number" if draw(st.booleans()):
+            low, high = sorted((draw(BOUNDS), draw(BOUNDS)))
+            if kind == "integer":
+                low, high = float(floor(low)), float(ceil(high))
+            if draw(st.booleans()):
+                limits.minimum = low
+            if draw(st.booleans()):
+                limits.maximum = high
+        case "string" if draw(st.booleans()):
+            least, most = sorted((draw(st.integers(0, 300)), draw(st.integers(0, 300))))
+            limits.min_length = least
+            if draw(st.booleans()):
+                limits.max_length = most
+        case "string" if draw(st.booleans()):
+            limits.pattern = draw(st.sampled_from([*ENDLESS[:3], *ENDLESS[5:], *BOUNDED, *RUST]))
+        case "array" if draw(st.booleans()):
+            fewest, most = sorted((draw(st.integers(0, 5)), draw(st.integers(0, 5))))
+            limits.min_items, limits.max_items = fewest, most
+        case _:
+            pass
+    return limits
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> schema_pb2.SchemaConfig:
+    """Any schema that can be satisfied."""
+    schema = schema_pb2.SchemaConfig()
+    for name in draw(st.lists(FIELD_NAMES, min_size=1, max_size=6, unique=True)):
+        kind = draw(st.sampled_from(["string", "integer", "number", "boolean", "enum", "array", "object"]))
+        field = schema.fields.add(field_name=name, field_type=kind, required=draw(st.booleans()))
+        field.constraints.CopyFrom(draw(constraints(kind)))
+        if kind == "array":
+            field.item_type = draw(SCALARS)
+        if kind == "object":
+            for inner in draw(st.lists(FIELD_NAMES, min_size=1, max_size=3, unique=True)):
+                field.properties.add(property_name=inner, property_type=draw(SCALARS))
+    return schema
+
+
+@given(schemas(), TEXTS, TEXTS, st.integers(0, 9))
+def test_a_structured_reply_obeys_any_schema(
+    schema: schema_pb2.SchemaConfig, instructions: str, user: str, turn: int
+) -> None:
+    """Whatever the schema, the reply is what its model accepts, in the schema's order."""
+    compiled = compile_schema(schema)
+    situation = Situation("echo-1", None, instructions, user, turn)
+    fields = json.loads(structured_reply(compiled.json_schema, situation))
+    compiled.validate(fields)
+    assert list(fields) == [field.field_name for field in compiled.fields]
+    assert structured_reply(compiled.json_schema, situation) == json.dumps(fields, ensure_ascii=False)
+
+
+def test_a_length_leaves_a_field_free_text() -> None:
+    """A spoken field with a longest length holds the reply, cut to it."""
+    schema = schema_pb2.SchemaConfig()
+    schema.fields.add(field_name="reply", field_type="string", required=True).constraints.max_length = 30
+    situation = Situation("echo-1", None, "", "hello", 1)
+    fields = json.loads(structured_reply(compile_schema(schema).json_schema, situation))
+    assert fields["reply"].startswith("[offline] echo-1")
+    assert len(fields["reply"]) == 30
