@@ -42,6 +42,11 @@ class VirtualClock:
         """Count of the tasks that wait for time to pass."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
+    @property
+    def due(self) -> float | None:
+        """When the next sleeper wakes, on the monotonic clock."""
+        return min((due for due, _, woken in self._sleepers if not woken.done()), default=None)
+
     async def until_sleeping(self) -> None:
         """Wait until a task waits for time to pass, such as after real I/O."""
         while not self.sleeping:
