@@ -19,7 +19,6 @@ rules:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from control_plane.state.decision import Decision
 from control_plane.state.load import forward, load
 from control_plane.state.tenant_state import TenantState, apply
 from control_plane.store import Commit, CommitMeta, Compacted, Entry, LogStore, StoreError
-from voxplane.storage.v1 import log_pb2
+from control_plane.store.chain import make_entry
 
 
 @dataclass(slots=True, eq=False)
@@ -64,9 +63,9 @@ class Pipeline:
     def submit(self, decision: Decision[Message], meta: CommitMeta) -> Submitted:
         """Enqueue a decision that was made on `tip`, and move tip."""
         base = self.tip
-        entry = next_entry(base, decision, meta)
-        head_hash = hashlib.sha256(entry.SerializeToString(deterministic=True)).digest()
-        submitted = Submitted(apply(base, entry, head_hash), asyncio.get_running_loop().create_future())
+        entry = make_entry(base.tenant_id, base.revision + 1, decision.mutations, meta, base.head_hash)
+        state = apply(base, entry.decode(), entry.hash)
+        submitted = Submitted(state, asyncio.get_running_loop().create_future())
         # Who submitted may have gone; its failure is then nobody's concern.
         submitted.done.add_done_callback(lambda done: done.cancelled() or done.exception())
         waiting = asyncio.ensure_future(
@@ -135,18 +134,3 @@ class Pipeline:
     def _serve(self, state: TenantState) -> None:
         self.durable = state
         self._on_durable(state)
-
-
-def next_entry(state: TenantState, decision: Decision[Message], meta: CommitMeta) -> log_pb2.LogEntry:
-    """The entry that the store will make of a decision on `state`."""
-    entry = log_pb2.LogEntry(
-        tenant_id=state.tenant_id,
-        revision=state.revision + 1,
-        mutations=decision.mutations,
-        principal=meta.principal,
-        method=meta.method,
-        request_id=meta.request_id,
-        previous_hash=state.head_hash,
-    )
-    entry.time.FromNanoseconds(round(meta.time * 1e9))
-    return entry

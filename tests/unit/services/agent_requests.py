@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from control_plane.services import decisions
 from control_plane.state import Act, Decision, TenantState, apply, empty
-from control_plane.state.pipeline import next_entry
 from control_plane.store import CommitMeta
+from control_plane.store.chain import make_entry
 from voxplane.names import TenantId
+from voxplane.storage.v1 import log_pb2
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import agent_service_pb2 as service_pb2
 
@@ -50,7 +51,13 @@ def commit(state: TenantState, decision: Decision) -> TenantState:  # type: igno
     """The state after a decision."""
     if not decision.mutations:
         return state
-    return apply(state, next_entry(state, decision, CommitMeta("tester", "/test", NOW)))
+    return apply(state, entry_of(state, decision))
+
+
+def entry_of(state: TenantState, decision: Decision) -> log_pb2.LogEntry:  # type: ignore[type-arg]
+    """The entry of a decision on a state."""
+    meta = CommitMeta("tester", "/test", NOW)
+    return make_entry(state.tenant_id, state.revision + 1, decision.mutations, meta, state.head_hash).decode()
 
 
 def with_agent(agent_id: str = AGENT, state: TenantState | None = None) -> TenantState:

@@ -6,9 +6,7 @@ import pytest
 
 from control_plane.services import decisions
 from control_plane.state import apply, empty
-from control_plane.state.pipeline import next_entry
-from control_plane.store import CommitMeta
-from tests.unit.services.agent_requests import NOW, TENANT, act, commit, create, update, with_agent
+from tests.unit.services.agent_requests import TENANT, act, commit, create, entry_of, update, with_agent
 from voxplane.names import agent_name
 from voxplane.storage.v1 import log_pb2
 
@@ -66,7 +64,7 @@ def test_entries_out_of_order_are_refused() -> None:
     """Only the next entry of the same tenant can be applied."""
     state = empty(TENANT, "epoch")
     decision = decisions.create_agent(state, create(), act())
-    entry = next_entry(state, decision, CommitMeta("tester", "/test", NOW))
+    entry = entry_of(state, decision)
     with pytest.raises(ValueError, match="does not follow"):
         apply(apply(state, entry), entry)
     with pytest.raises(ValueError, match="does not follow"):
