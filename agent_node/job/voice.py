@@ -22,6 +22,7 @@ from livekit.agents.ipc.supervised_proc import SupervisedProc
 # plugins register on the main thread, when they are imported
 import agent_node.providers as _providers
 from agent_node.job import voice_session
+from agent_node.job.library_logs import quieten_libraries
 from agent_node.job.relay_client import RELAY_SOCKET_ENV, RelayClosedError
 from agent_node.job.voice_request import caller_of
 from agent_node.logs import configure_logs
@@ -97,6 +98,7 @@ def prepare(process: JobProcess) -> None:
     """Make an idle job process ready for its call."""
     log_format = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
     configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
+    quieten_libraries()
     ssl_context()
 
 
