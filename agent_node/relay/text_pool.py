@@ -54,6 +54,7 @@ class TextPool:
         self._waiters: deque[asyncio.Future[TextJob]] = deque()
         self._sessions = 0
         self._failures = 0
+        self._stopping = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -170,7 +171,7 @@ class TextPool:
 
     async def _watch(self, job: TextJob) -> None:
         code = await job.process.wait()
-        if job.state in (JobState.STARTING, JobState.IDLE):
+        if job.state in (JobState.STARTING, JobState.IDLE) and not self._stopping:
             self._failures += 1
             _log.error("text job died before its session", pid=job.pid, exit_code=code)
         job.state = JobState.ENDED
@@ -186,6 +187,7 @@ class TextPool:
             await job.end(self._clock)
 
     async def _end_all(self) -> None:
+        self._stopping = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(
