@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -34,10 +34,11 @@ NODE_ID_ENV = "VOXPLANE_NODE_ID"
 LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 LIVEKIT_ENV = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 RELAY_GRACE_SECONDS = 0.5
+VOICE_CLOSE_SECONDS_MAX = 8.0
 STOP_SECONDS_MAX = 15.0
 """From the end of the drain to the end of the process, at the longest."""
 
-Voice = Callable[[Path, asyncio.Event], Awaitable[None]]
+Voice = Callable[[Path, asyncio.Event], Coroutine[None, None, None]]
 """Serves voice calls, given the relay's socket, until the event is set."""
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -120,6 +121,10 @@ class Node:
             self._board.restore(cached.snapshot, cached.held)
         self._restored = len(restored)
 
+    def drain(self) -> None:
+        """Take no new text sessions."""
+        self._pool.refuse()
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve for the block."""
@@ -141,28 +146,45 @@ class Node:
             await self._channel.close()
 
 
-async def run_node(settings: NodeSettings, check: Check, voice: Voice | None, stop: Stop) -> None:
-    """Run a node until it is asked to stop. Raises SocketTaken."""
+async def run_node(
+    settings: NodeSettings,
+    check: Check,
+    voice: Voice | None,
+    stop: Stop,
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a node until it is asked to stop, or its voice worker ends. Raises
+    SocketTaken. `stopping` is called when calls have drained."""
     with claim(settings.socket):
-        async with Node(settings, check).running():
-            if voice is None:
-                await stop.asked.wait()
-            else:
-                await _run_voice(voice, settings.socket, stop)
-            _log.info("node stopping")
+        node = Node(settings, check)
+        async with node.running():
+            worker = asyncio.create_task(voice(settings.socket, stop.asked)) if voice else None
+            try:
+                await _first_of(worker, stop.asked)
+                node.drain()
+                if worker is not None:
+                    await _first_of(worker, stop.hurry)
+            finally:
+                _log.info("node stopping")
+                stopping()
+                if worker is not None:
+                    await _end(worker)
 
 
-async def _run_voice(voice: Voice, socket: Path, stop: Stop) -> None:
-    """Until the worker has drained, or it is asked to hurry."""
-    worker = asyncio.ensure_future(voice(socket, stop.asked))
-    hurry = asyncio.create_task(stop.hurry.wait())
+async def _first_of(worker: asyncio.Task[None] | None, event: asyncio.Event) -> None:
+    """Until the event is set or the worker is done, and raise what it raised."""
+    waiting = asyncio.create_task(event.wait())
     try:
-        await asyncio.wait((worker, hurry), return_when=asyncio.FIRST_COMPLETED)
-        if worker.done():
-            await worker
+        await asyncio.wait({waiting, worker} if worker else {waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        hurry.cancel()
-        worker.cancel()
+        waiting.cancel()
+    if worker is not None and worker.done():
+        worker.result()
+
+
+async def _end(worker: asyncio.Task[None]) -> None:
+    worker.cancel()
+    await asyncio.wait({worker}, timeout=VOICE_CLOSE_SECONDS_MAX)
 
 
 def livekit_wanted(environment: Mapping[str, str]) -> bool:
@@ -181,7 +203,7 @@ def _voice(settings: NodeSettings) -> Voice | None:
     from agent_node.job.voice import WorkerSettings, run_worker  # heavy, and only for voice
 
     async def voice(socket: Path, stop: asyncio.Event) -> None:
-        worker = WorkerSettings(drain_seconds=settings.drain_seconds)
+        worker = WorkerSettings(settings.drain_seconds, VOICE_CLOSE_SECONDS_MAX)
         await run_worker(relay_socket=socket, stop=stop, settings=worker)
 
     return voice
@@ -198,13 +220,12 @@ async def _main(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
-    await run_node(settings, _check(), _voice(settings), stop)
-    _exit_at_the_latest(STOP_SECONDS_MAX)
+    await run_node(settings, _check(), _voice(settings), stop, _exit_at_the_latest)
 
 
-def _exit_at_the_latest(seconds: float) -> None:
-    """A thread that a library holds must not keep the process."""
-    timer = threading.Timer(seconds, os._exit, (1,))
+def _exit_at_the_latest() -> None:
+    """Whatever a library holds must not keep the process."""
+    timer = threading.Timer(STOP_SECONDS_MAX, os._exit, (1,))
     timer.daemon = True
     timer.start()
 

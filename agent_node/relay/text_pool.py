@@ -54,6 +54,7 @@ class TextPool:
         self._waiters: deque[asyncio.Future[TextJob]] = deque()
         self._sessions = 0
         self._failures = 0
+        self._refusing = False
         self._stopping = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +85,9 @@ class TextPool:
 
     async def take(self) -> TextJob:
         """A job of one's own; `give_back` it. Raises VoxplaneError with
-        LIMIT_REACHED, and TimeoutError if none starts."""
+        LIMIT_REACHED or SHUTTING_DOWN, and TimeoutError if none starts."""
+        if self._refusing:
+            raise _stopping()
         if self._sessions >= self._sessions_max:
             raise VoxplaneError(
                 reason_pb2.ERROR_REASON_LIMIT_REACHED,
@@ -101,6 +104,10 @@ class TextPool:
             self._wake.set()
         job.state = JobState.BUSY
         return job
+
+    def refuse(self) -> None:
+        """Take no new sessions from now on."""
+        self._refusing = True
 
     def give_back(self, job: TextJob) -> None:
         """The session is over. The process ends by itself, or is ended."""
@@ -187,12 +194,10 @@ class TextPool:
             await job.end(self._clock)
 
     async def _end_all(self) -> None:
-        self._stopping = True
+        self._stopping = self._refusing = True
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(
-                    VoxplaneError(reason_pb2.ERROR_REASON_SHUTTING_DOWN, "the node is stopping")
-                )
+                waiter.set_exception(_stopping())
         await asyncio.gather(*(job.end(self._clock) for job in list(self._jobs.values())))
         for task in list(self._tasks):
             task.cancel()
@@ -201,3 +206,7 @@ class TextPool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _stopping() -> VoxplaneError:
+    return VoxplaneError(reason_pb2.ERROR_REASON_SHUTTING_DOWN, "the node is stopping")
