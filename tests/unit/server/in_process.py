@@ -31,9 +31,11 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path, store: LogStore | None = None) -> AsyncIterator[Served]:
+async def served(
+    folder: Path, store: LogStore | None = None, *, tracing: bool = False
+) -> AsyncIterator[Served]:
     """Serve from `folder`/s.sock, for as long as the block runs."""
-    settings = Settings(grpc_listen=f"unix:{folder}/s.sock", data_dir=folder, store="memory", drain_seconds=1)
+    settings = Settings(grpc_listen=f"unix:{folder}/s.sock", drain_seconds=1, tracing=tracing)
     control_plane = build(settings, store or MemoryStore(), SystemClock())
     address = await control_plane.start()
     try:
