@@ -8,11 +8,12 @@ terminal is the node's affair.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 import grpc
 import structlog
@@ -47,6 +48,8 @@ def main() -> None:
     quieten_libraries()
     _warm_up()
     asyncio.run(_run())
+    logging.shutdown()
+    os._exit(0)  # nothing is left to do, and taking the interpreter down would last half a second
 
 
 def _warm_up() -> None:
@@ -125,17 +128,23 @@ async def _run_session(
         builder = staging.Builder(caller, new_context())
         session = TextSession(caller, builder, SystemClock(), outbox=outbox, report=attachment.report)
         try:
-            following = asyncio.create_task(_follow(attachment, session))
-            talking = asyncio.create_task(_talk(session, inputs))
-            await asyncio.wait({following, talking}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (following, talking):
-                task.cancel()
-            await asyncio.wait({following, talking})
-            for task in (talking, following):
-                if not task.cancelled():
-                    task.result()
+            await _first_of(_follow(attachment, session), _talk(session, inputs))
         finally:
             await session.aclose()
+
+
+async def _first_of(*works: Coroutine[None, None, None]) -> None:
+    """Run until one has ended, end the others, and raise what one raised."""
+    tasks = {asyncio.create_task(work) for work in works}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 async def _follow(attachment: Attachment, session: TextSession) -> None:
@@ -150,7 +159,7 @@ async def _talk(session: TextSession, inputs: AsyncIterator[str]) -> None:
 
 
 async def _inputs(call: ServeCall) -> AsyncIterator[str]:
-    async for response in call:
+    while isinstance(response := await call.read(), relay_pb2.ServeTextResponse):
         if response.HasField("input"):
             yield response.input.text
 

@@ -1,0 +1,359 @@
+"""Real LiveKit sessions by text, on the offline model, that take changes while
+they run."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from job_world import COMMIT_TIME, SPOKEN_FIELDS, caller, delivery, offline_config
+
+from agent_node.job.outbox import Outbox
+from agent_node.job.staging import Builder
+from agent_node.job.text_session import TextSession
+from agent_node.providers import new_context
+from tests.virtual_clock import VirtualClock
+from voxplane.errors import VoxplaneError, reason_of, violations_of
+from voxplane.node.v1.relay_service_pb2 import CallerContext, ChatResponse
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1.agent_config_pb2 import AgentConfig
+from voxplane.v1.config_sync_service_pb2 import BundleStatus
+
+CHANGES = 200
+SECONDS_MAX = 20.0
+CACHED_PROMPTS = 300
+"""As many as fill the caches, which are bounded."""
+GROWTH_BYTES_MAX = 100_000
+
+
+@dataclass
+class Running:
+    """A session, and all that was said and reported."""
+
+    session: TextSession
+    builder: Builder
+    clock: VirtualClock
+    gate: asyncio.Semaphore
+    chat: list[ChatResponse] = field(default_factory=list[ChatResponse])
+    reports: list[BundleStatus] = field(default_factory=list[BundleStatus])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for news that make it hold."""
+        async with asyncio.timeout(SECONDS_MAX):
+            while not holds():
+                self.news.clear()
+                await self.news.wait()
+
+    async def change(self, revision: int, config: AgentConfig) -> BundleStatus:
+        """Deliver a config and wait for its last word."""
+        final = (sync_pb2.CONFIG_PHASE_APPLIED, sync_pb2.CONFIG_PHASE_FAILED)
+        self.session.deliver(delivery(revision, config))
+        await self.until(lambda: any(r.revision == revision and r.phase in final for r in self.reports))
+        return self.reports[-1]
+
+    async def say(self, text: str) -> ChatResponse:
+        """One turn; returns its end."""
+        before = len(self.of("turn"))
+        await asyncio.wait_for(self.session.take(text), SECONDS_MAX)
+        await self.until(lambda: len(self.of("turn")) > before)
+        return self.of("turn")[-1]
+
+    def of(self, event: str) -> list[ChatResponse]:
+        """All that was said of one kind."""
+        return [each for each in self.chat if each.WhichOneof("event") == event]
+
+    def history(self) -> list[tuple[str, str]]:
+        """The messages of the session so far."""
+        messages = self.session.session.history.messages()
+        return [(m.role, m.text_content or "") for m in messages if m.role in ("user", "assistant")]
+
+
+@asynccontextmanager
+async def running(config: AgentConfig, who: CallerContext | None = None) -> AsyncIterator[Running]:
+    """A session that has started with the config at revision 1. Models whose
+    name ends with -slow wait at the gate before each piece of the reply."""
+    who = who or caller()
+    clock, gate = VirtualClock(COMMIT_TIME), asyncio.Semaphore(0)
+
+    async def pause() -> None:
+        await gate.acquire()
+
+    builder = Builder(who, replace(new_context(), offline_pause=pause))
+    outbox: Outbox[ChatResponse] = Outbox()
+    reports: list[BundleStatus] = []
+    news = asyncio.Event()
+
+    def report(status: BundleStatus) -> None:
+        reports.append(status)
+        news.set()
+
+    session = TextSession(who, builder, clock, outbox=outbox, report=report)
+    made = Running(session, builder, clock, gate, reports=reports, news=news)
+
+    async def collect() -> None:
+        async for message in outbox:
+            made.chat.append(message)
+            news.set()
+
+    collecting = asyncio.create_task(collect())
+    try:
+        session.deliver(delivery(1, config, tenant=who.tenant_id))
+        await session.start()
+        yield made
+    finally:
+        await session.aclose()
+        outbox.close()
+        await collecting
+
+
+def marks(text: str) -> set[str]:
+    """The marks that a reply shows."""
+    return set(re.findall(r"mark-\w+", text))
+
+
+async def test_a_turn_shows_text_fields_and_its_maker() -> None:
+    """A reply streams its spoken text, shows each field once it is complete, and
+    ends with the version that made it. Hidden fields never leave."""
+    config = offline_config("mark-1", schema_config=SPOKEN_FIELDS, version="1.0")
+    async with running(config) as run:
+        turn = (await run.say("Hello")).turn
+        opened = run.of("opened")[0].opened
+        assert (opened.session_id, opened.version, opened.version_label) == ("acme-1", 1, "1.0")
+        assert "".join(each.text_delta for each in run.of("text_delta")) == turn.text
+        assert len(run.of("text_delta")) > 3
+        assert "mark-1" in turn.text
+        assert "Hello" in turn.text
+        assert [each.field.name for each in run.of("field")] == ["reply", "score"]
+        fields = json_format.MessageToDict(turn.fields)
+        assert fields.keys() == {"reply", "score"}
+        assert fields["reply"] == turn.text
+        assert (turn.turn, turn.version, turn.revision) == (1, 1, 1)
+        assert "thought" not in str(run.chat)
+        assert run.of("error") == []
+
+
+async def test_a_change_is_in_the_next_reply() -> None:
+    """A change of instructions, temperature and schema shows in the next reply,
+    with a notice of what changed and of how long it took."""
+    async with running(offline_config("mark-1", schema_config=SPOKEN_FIELDS)) as run:
+        await run.say("one")
+        more = {"fields": [*SPOKEN_FIELDS["fields"], {"field_name": "mood", "field_type": "string"}]}
+        llm = {"provider": "offline", "temperature": 1.5}
+        changed = offline_config("mark-2", schema_config=more, llm_config=llm, version="1.1")
+        await run.clock.advance(0.25)
+        await run.change(2, changed)
+        turn = (await run.say("two")).turn
+        assert marks(turn.text) == {"mark-2"}
+        assert "1.5" in turn.text
+        assert "mood" in turn.fields.fields
+        swap = run.of("swap")[0].swap
+        assert (swap.from_version, swap.to_version, swap.version_label, swap.revision) == (1, 2, "1.1", 2)
+        assert set(swap.changed_fields) == {
+            "version",
+            "prompt_config.instructions",
+            "schema_config.fields[mood]",
+            "llm_config.temperature",
+        }
+        assert swap.since_commit.ToMilliseconds() == 250
+        kinds = [each.WhichOneof("event") for each in run.chat]
+        assert kinds.index("turn") < kinds.index("swap")
+
+
+async def test_a_change_in_the_middle_of_a_reply_waits() -> None:
+    """A reply in flight is finished by the config that began it; of the changes
+    that come meanwhile the latest is applied after it, once."""
+    slow = {"provider": "offline", "model": "echo-slow"}
+    async with running(offline_config("mark-1", llm_config=slow)) as run:
+        run.gate.release()
+        turn = asyncio.create_task(run.session.take("Hello"))
+        await run.until(lambda: bool(run.of("text_delta")))
+        for revision in range(2, 6):
+            run.session.deliver(delivery(revision, offline_config(f"mark-{revision}")))
+        await run.until(lambda: bool(run.reports) and run.reports[-1].revision == 5)
+        assert run.reports[-1].phase == sync_pb2.CONFIG_PHASE_APPLYING
+        for _ in range(200):
+            run.gate.release()
+        await asyncio.wait_for(turn, SECONDS_MAX)
+        await run.until(lambda: bool(run.of("swap")))
+        assert marks(run.of("turn")[0].turn.text) == {"mark-1"}
+        assert [each.swap.revision for each in run.of("swap")] == [5]
+        kinds = [each.WhichOneof("event") for each in run.chat]
+        assert kinds.index("turn") < kinds.index("swap")
+        assert marks((await run.say("again")).turn.text) == {"mark-5"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "path", "reason"),
+    [
+        (offline_config(llm_config={"provider": "nobody"}), "llm_config.provider", "PROVIDER_UNKNOWN"),
+        (
+            offline_config(llm_config={"provider": "openai", "api_key": "env:NO_SUCH_API_KEY"}),
+            "llm_config.api_key",
+            "SECRET_UNAVAILABLE",
+        ),
+        (
+            offline_config(
+                schema_config={
+                    "fields": [
+                        {"field_name": "a", "field_type": "string", "constraints": {"pattern": "(?=x)"}}
+                    ]
+                }
+            ),
+            "schema_config.fields[0].constraints.pattern",
+            "INVALID_SCHEMA",
+        ),
+        (offline_config("{{ nobody }}"), "prompt_config.instructions", "INVALID_PROMPT"),
+    ],
+)
+async def test_what_cannot_be_built_is_refused(bad: AgentConfig, path: str, reason: str) -> None:
+    """A config that cannot be built is FAILED with the path of the field; the
+    running one goes on, its models stay open, and a later change is taken."""
+    async with running(offline_config("mark-1")) as run:
+        status = await run.change(2, bad)
+        assert status.phase == sync_pb2.CONFIG_PHASE_FAILED
+        assert reason_of(status.error) == reason
+        assert [violation.field for violation in violations_of(status.error)] == [path]
+        await run.until(lambda: bool(run.of("swap")))
+        swap = run.of("swap")[0].swap
+        assert (swap.phase, swap.from_version) == (sync_pb2.CONFIG_PHASE_FAILED, 1)
+        turn = (await run.say("still there?")).turn
+        assert (marks(turn.text), turn.revision) == ({"mark-1"}, 1)
+        assert run.builder.closer.open == 1
+        assert (await run.change(3, offline_config("mark-3"))).phase == sync_pb2.CONFIG_PHASE_APPLIED
+        assert marks((await run.say("and now?")).turn.text) == {"mark-3"}
+
+
+async def test_a_session_without_a_usable_config_does_not_start() -> None:
+    """If the first bundle cannot be built, the session's start says why."""
+    with pytest.raises(VoxplaneError) as caught:
+        async with running(offline_config(llm_config={"provider": "nobody"})):
+            pass
+    assert caught.value.reason_name == "PROVIDER_UNKNOWN"
+
+
+async def test_variables_are_rendered_for_the_caller() -> None:
+    """The caller's variables, the defaults and the builtins are in the prompt."""
+    config = offline_config()
+    config.prompt_config.instructions = "{{ name }} of {{ firm }}, {{ tenant_id }}/{{ session_id }}"
+    config.prompt_config.dynamic_vars.update({"name": "nobody", "firm": "Globex"})
+    async with running(config, caller(variables={"name": "Ann"})) as run:
+        assert "Ann of Globex, acme/acme-1" in (await run.say("hi")).turn.text
+
+
+async def test_a_model_without_structured_output_gets_the_schema_in_the_prompt() -> None:
+    """The offline model then answers in plain text, which is spoken; an error says
+    that the fields are missing, and the session goes on."""
+    llm = {"provider": "offline", "supports_structured_output": False}
+    async with running(offline_config("mark-1", llm_config=llm, schema_config=SPOKEN_FIELDS)) as run:
+        turn = (await run.say("hello")).turn
+        assert "mark-1" in turn.text
+        assert "JSON" in turn.text or "Answer" in turn.text
+        assert run.of("error")[0].error.message == "the reply is plain text in place of a JSON object"
+        assert run.history()[-1] == ("assistant", turn.text)
+
+
+async def test_a_cut_off_reply_keeps_what_was_said() -> None:
+    """A reply that the model does not finish is spoken so far, with an error."""
+    llm = {"provider": "offline", "max_output_tokens": 6}
+    async with running(offline_config("mark-1", llm_config=llm, schema_config=SPOKEN_FIELDS)) as run:
+        turn = (await run.say("hello")).turn
+        assert turn.text
+        assert turn.text == "".join(each.text_delta for each in run.of("text_delta"))
+        assert run.of("error")[0].error.message == "the reply is broken JSON, or was cut off"
+
+
+async def test_200_changes_in_one_session() -> None:
+    """Through 200 changes every reply is made by exactly one revision, the
+    history keeps every message in order, replaced models are closed, and no
+    task is left over."""
+    async with running(offline_config("mark-1")) as run:
+        await run.say("warm up")
+        tasks = len(asyncio.all_tasks())
+        expected: list[tuple[str, str]] = []
+        for revision in range(2, 2 + CHANGES):
+            schema = SPOKEN_FIELDS if revision % 2 else None
+            llm = {"provider": "offline", "temperature": revision % 20 / 10}
+            tts = {"provider": "offline", "voice": f"v{revision}"} if revision % 3 else None
+            config = offline_config(f"mark-{revision}", llm_config=llm, schema_config=schema, tts_config=tts)
+            await run.change(revision, config)
+            turn = (await run.say(f"question {revision}")).turn
+            assert marks(turn.text) == {f"mark-{revision}"}
+            assert f"temperature {revision % 20 / 10:g}" in turn.text
+            assert (turn.version, turn.revision) == (revision, revision)
+            expected += [("user", f"question {revision}"), ("assistant", turn.text)]
+        assert run.history()[2:] == expected
+        assert run.of("error") == []
+        await run.builder.closer.aclose()
+        assert run.builder.closer.open <= 2
+        assert len(asyncio.all_tasks()) <= tasks
+    assert run.builder.closer.open == 0
+
+
+async def test_memory_is_flat() -> None:
+    """Changes that no turn has used leave nothing behind, neither in memory nor
+    in the history."""
+    async with running(offline_config("mark-1")) as run:
+
+        async def change(first: int, count: int) -> None:
+            for revision in range(first, first + count):
+                text = f"mark-{revision} " + "Be kind. " * 200
+                llm = {"provider": "offline", "temperature": revision % 20 / 10}
+                await run.change(revision, offline_config(text, llm_config=llm))
+                run.reports.clear()
+                run.chat.clear()
+
+        tracemalloc.start()
+        try:
+            await change(2, CACHED_PROMPTS)
+            items = len(run.session.session.history.items)
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            await change(1_000, CHANGES)
+            gc.collect()
+            growth = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert growth < GROWTH_BYTES_MAX
+        assert len(run.session.session.history.items) == items
+
+
+STEPS = st.lists(st.tuples(st.sampled_from([0, 1]), st.sampled_from(["change", "talk"])), max_size=12)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS)
+def test_sessions_of_two_tenants_never_mix(steps: list[tuple[int, str]]) -> None:
+    """However changes and turns of two tenants interleave in one process, each
+    session shows the marks of its own tenant alone."""
+
+    async def scenario() -> None:
+        tenants = ("acme", "globex")
+        async with (
+            running(offline_config("mark-acme1"), caller("acme")) as acme,
+            running(offline_config("mark-globex1"), caller("globex")) as globex,
+        ):
+            runs, revisions = (acme, globex), [1, 1]
+            for which, what in [*steps, (0, "talk"), (1, "talk")]:
+                run, tenant = runs[which], tenants[which]
+                if what == "change":
+                    revisions[which] += 1
+                    mark = f"mark-{tenant}{revisions[which]}"
+                    run.session.deliver(delivery(revisions[which], offline_config(mark), tenant=tenant))
+                else:
+                    turn = (await run.say("who are you?")).turn
+                    assert all(mark.startswith(f"mark-{tenant}") for mark in marks(turn.text))
+            for run, other in ((acme, "globex"), (globex, "acme")):
+                assert other not in str(run.chat)
+                assert other not in str(run.reports)
+
+    asyncio.run(scenario())
