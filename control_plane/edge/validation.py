@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
 from google.protobuf.message import Message
-from voxplane.validation import violations_of_message
 
 from control_plane.edge.around import Around, Context, Proceed
 from control_plane.edge.calls import OURS
-from voxplane.errors import VoxplaneError
+from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_service_pb2 as service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.validation import violations_of_message
+
+NAMED_MAX = 3
+"""So many violations are in the message too, for clients that show no details."""
 
 
 class Validation(Around):
@@ -35,7 +38,7 @@ def check(request: Message) -> None:
     if violations:
         raise VoxplaneError(
             reason_pb2.ERROR_REASON_INVALID_REQUEST,
-            f"the request breaks the contract: {violations[0].field}: {violations[0].description}",
+            "the request breaks the contract; " + "; ".join(_words(v) for v in violations[:NAMED_MAX]),
             violations=violations,
         )
 
@@ -44,6 +47,10 @@ async def _checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
     async for request in requests:
         check(request)
         yield request
+
+
+def _words(violation: Violation) -> str:
+    return f"{violation.field or 'the request'} {violation.description}"
 
 
 def _whole(request: Message) -> Message:
