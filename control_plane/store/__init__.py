@@ -11,6 +11,8 @@ from control_plane.store.log import (
     RevisionConflict,
     StoreError,
 )
+from control_plane.store.memory import MemoryStore
+from control_plane.store.sqlite import SqliteStore
 
 __all__ = [
     "Answer",
@@ -20,6 +22,8 @@ __all__ = [
     "DuplicateRequest",
     "Entry",
     "LogStore",
+    "MemoryStore",
     "RevisionConflict",
+    "SqliteStore",
     "StoreError",
 ]
