@@ -79,12 +79,8 @@ class _Transfer:
 
     def add(self, part: sync_pb2.ConfigTransfer) -> None:
         self.size += part.ByteSize()
-        for name in part.removed:
-            self.removed.add(name)
-            self.bundles.pop(name, None)
-        for bundle in part.bundles:
-            self.bundles[bundle.name] = bundle
-            self.removed.discard(bundle.name)
+        self.removed.update(part.removed)
+        self.bundles.update((bundle.name, bundle) for bundle in part.bundles)
 
 
 class WatchProtocol:

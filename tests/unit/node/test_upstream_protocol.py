@@ -185,10 +185,11 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.subscribed and self.wire)
     @rule()
     def deliver(self) -> None:
-        """The next part arrives."""
+        """The next part arrives; what a server sends in order is never refused."""
         transfer = self.wire.pop(0)
         self.sent.append(transfer)
         self.take(transfer)
+        assert self.subscribed
 
     @precondition(lambda self: self.subscribed and not self.wire)
     @rule(data=st.data())
@@ -266,6 +267,27 @@ def test_a_transfer_is_applied_persisted_and_acknowledged() -> None:
     assert kinds(actions) == [Opened, Apply, Persist, Ack]
     assert actions[-1] == Ack("1", TenantId("acme"), 1)
     assert protocol.stale is None
+
+
+def test_parts_take_effect_together() -> None:
+    """The parts of a transfer change nothing until the last has come; a cut drops them."""
+    server = Server(history=[{}, {"a": "x", "b": "y", "c": "z"}])
+    parts = server.transfer(1, {}, set(), full=True, parts=3)
+    protocol = begun()
+    for number, part in enumerate(parts[:2], 1):
+        assert Apply not in kinds(protocol.receive(Received(message(part, number), 1.0)))
+        assert not protocol.snapshots
+    actions = protocol.receive(Received(message(parts[2], 3), 1.0))
+    assert kinds(actions) == [Apply, Persist, Ack]
+    assert actions[-1] == Ack("3", TenantId("acme"), 1)
+
+    cut = begun()
+    first, second = server.transfer(1, {}, set(), full=True, parts=2)
+    cut.receive(Received(message(first), 1.0))
+    cut.receive(Ended("cut", 2.0))
+    cut.receive(Begin(3.0))
+    assert kinds(cut.receive(Received(message(second), 4.0)))[-1] is Close
+    assert not cut.snapshots
 
 
 def test_resume_declares_all_that_is_here() -> None:
