@@ -20,6 +20,7 @@ from control_plane.store.chain import make_entry
 from control_plane.store.log import (
     NO_HASH,
     REQUEST_ID_SECONDS,
+    Answer,
     Commit,
     CommitMeta,
     DuplicateRequest,
