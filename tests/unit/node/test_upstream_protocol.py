@@ -283,6 +283,7 @@ def test_parts_take_effect_together() -> None:
 
     cut = begun()
     first, second = server.transfer(1, {}, set(), full=True, parts=2)
+    second.contents.extend(first.contents)
     cut.receive(Received(message(first), 1.0))
     cut.receive(Ended("cut", 2.0))
     cut.receive(Begin(3.0))
