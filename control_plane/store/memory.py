@@ -73,7 +73,7 @@ class MemoryStore:
         if meta.request_id and (earlier := self._answer(tenant_id, meta.request_id, meta.time)):
             raise DuplicateRequest(earlier)
         log = self._logs.get(tenant_id) or _Log()
-        if log.revision != expected:
+        if log.revision != expected or meta.previous_hash not in (b"", log.hash):
             raise RevisionConflict(expected, log.revision)
         entry = make_entry(tenant_id, expected + 1, mutations, meta, log.hash)
         self._logs[tenant_id] = log

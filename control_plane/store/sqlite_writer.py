@@ -139,7 +139,7 @@ class SqliteWriter:
                 return DuplicateRequest(Answer(*earlier))
         row = execute("SELECT revision, hash FROM heads WHERE tenant_id = ?", (tenant,)).fetchone()
         revision, head_hash = row or (0, NO_HASH)
-        if revision != pending.expected_revision:
+        if revision != pending.expected_revision or meta.previous_hash not in (b"", head_hash):
             return RevisionConflict(pending.expected_revision, revision)
         entry = make_entry(tenant, revision + 1, pending.mutations, meta, head_hash)
         execute(
