@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
 
 import grpc
 import structlog
@@ -118,19 +117,6 @@ class ReportState:
         return sync_pb2.ReportConfigStatusRequest(
             stream_id=self._stream_id, nonce=self._nonce, statuses=[self._statuses[name] for name in names]
         )
-
-
-class ReportStub(Protocol):
-    """The one call that reports need."""
-
-    @property
-    def StreamConfigStatus(  # noqa: N802 - the contract's name
-        self,
-    ) -> grpc.aio.StreamUnaryMultiCallable[
-        sync_pb2.StreamConfigStatusRequest, sync_pb2.StreamConfigStatusResponse
-    ]:
-        """StreamConfigStatus of the contract."""
-        ...
 
 
 class Reporter:
