@@ -36,7 +36,7 @@ PRELOADED_MODULES = (_providers.__name__, "agent_node.job.voice")
 
 DRAIN_SECONDS_MAX = 3600.0
 CLOSE_SECONDS_MAX = 20.0
-CANCEL_SECONDS_MAX = 1.0
+KILLED_SECONDS_MAX = 2.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -63,7 +63,8 @@ async def run_worker(
     """Serve LiveKit's jobs until `stop` is set, then drain and close.
 
     LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET say where. Returns
-    within drain_seconds + close_seconds of `stop` at the latest. Raises
+    within drain_seconds + close_seconds of `stop`, and KILLED_SECONDS_MAX, at the
+    latest. Raises
     RuntimeError if LiveKit cannot be reached any more: restart the process.
     """
     os.environ[RELAY_SOCKET_ENV] = str(relay_socket)  # the fork server keeps the environment it starts with
@@ -148,9 +149,10 @@ async def _close(server: AgentServer, running: asyncio.Task[None], seconds: floa
     if late:
         _log.error("the LiveKit worker did not close; its jobs are killed", seconds=seconds)
         _kill_jobs(server)
+        # without its jobs the worker closes by itself, if anything of it still works
+        _, late = await asyncio.wait(late, timeout=KILLED_SECONDS_MAX)
         for task in late:
             task.cancel()
-        await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
 
 
 def _kill_jobs(server: AgentServer) -> None:

@@ -12,10 +12,11 @@ from livekit.protocol import agent, models
 class AgentEndpoint:
     """Registers workers and offers them jobs; `async with AgentEndpoint() as endpoint`.
 
-    `registrations` holds each worker's request to register.
+    `registrations` holds each worker's request to register. Who enters a room
+    is refused, or with `rooms_hang` never answered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rooms_hang: bool = False) -> None:
         self.registrations: asyncio.Queue[agent.RegisterWorkerRequest] = asyncio.Queue()
         self.answers: asyncio.Queue[agent.AvailabilityResponse] = asyncio.Queue()
         self.updates: asyncio.Queue[agent.UpdateJobStatus] = asyncio.Queue()
@@ -23,6 +24,8 @@ class AgentEndpoint:
         self._socket: web.WebSocketResponse | None = None
         app = web.Application()
         app.add_routes([web.get("/agent", self._serve)])
+        if rooms_hang:
+            app.add_routes([web.get("/rtc/{version}", self._hang)])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
 
     @property
@@ -60,6 +63,10 @@ class AgentEndpoint:
                 case _:
                     pass
         return socket
+
+    async def _hang(self, request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def _assign(self, socket: web.WebSocketResponse, job_id: str) -> None:
         assignment = agent.JobAssignment(job=self._jobs[job_id], token="a.b.c")
