@@ -1,0 +1,6 @@
+"""`python -m voxplane` is the command `voxplane`."""
+
+from voxplane.cli import main
+
+if __name__ == "__main__":
+    main()

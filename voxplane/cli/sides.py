@@ -1,0 +1,60 @@
+"""`serve` and `node`, which come from packages that this one must not import.
+
+Each is an entry point of the group `voxplane.commands` and takes its own
+options, so that a plain client starts without either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+import typer
+
+from voxplane.cli.failures import UsageError
+
+GROUP = "voxplane.commands"
+_EXTRAS = {"serve": "server", "node": "node"}
+
+FORWARD = {
+    "allow_extra_args": True,
+    "allow_interspersed_args": False,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+"""Context settings of a command that hands all of its arguments on."""
+
+
+def serve(context: typer.Context) -> None:
+    """Run the control plane.
+
+    Example: voxplane serve --grpc-listen 127.0.0.1:50051 --data-dir ./data
+    """
+    run_side("serve", context.args)
+
+
+def node(context: typer.Context) -> None:
+    """Run an agent node.
+
+    Example: voxplane node --server 127.0.0.1:50051 --data-dir ./data
+    """
+    run_side("node", context.args)
+
+
+def load_side(name: str) -> Callable[..., Any]:
+    """The function of a side. Raises UsageError if its extra is not installed."""
+    need = f"`voxplane {name}` needs more packages: pip install 'voxplane[{_EXTRAS[name]}]'"
+    for entry_point in entry_points(group=GROUP, name=name):
+        try:
+            return entry_point.load()
+        except ImportError as error:
+            raise UsageError(f"{need} ({error})") from error
+    raise UsageError(need)
+
+
+def run_side(name: str, arguments: Sequence[str]) -> None:
+    """Run a side with its own arguments; `--help` too is its own."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(load_side(name))
+    app(args=list(arguments), prog_name=f"voxplane {name}")
