@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from voxplane.prompt import render_prompt as render
-
 from control_plane.services.decisions.change import aliased_version, find, version_of
 from control_plane.services.pages import last_key, page
 from control_plane.state import TenantState
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import LIVE
+from voxplane.prompt import render_prompt as render
 from voxplane.v1 import agent_config_pb2, agent_pb2
 from voxplane.v1 import agent_service_pb2 as service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from voxplane.validation import check_config, violations_of_message
-
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.validation import check_config, violations_of_message
 
 CONFIG_BYTES_MAX = 1_048_576
 _FIELD = "config"
