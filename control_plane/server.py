@@ -110,14 +110,18 @@ async def serve(settings: Settings) -> None:
 
 def command(
     grpc_listen: Annotated[
-        str | None, typer.Option(help="Address for gRPC: HOST:PORT or unix:/PATH. [127.0.0.1:50051]")
+        str | None, typer.Option(help="Address for gRPC: HOST:PORT or unix:/PATH. Default: 127.0.0.1:50051.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. [.voxplane]")] = None,
-    store: Annotated[str | None, typer.Option(help="sqlite, or memory to keep nothing. [sqlite]")] = None,
-    log_format: Annotated[str | None, typer.Option(help="json or console. [json]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. Default: .voxplane.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="sqlite, or memory to keep nothing. Default: sqlite.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or console. Default: json.")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error. Default: info.")
+    ] = None,
     drain_seconds: Annotated[
-        float | None, typer.Option(help="How long running calls may go on at the end. [10]")
+        float | None, typer.Option(help="How long running calls may go on at the end. Default: 10.")
     ] = None,
     insecure: Annotated[
         bool | None,
