@@ -27,15 +27,18 @@ PART_BYTES_MAX = 3 * 1024 * 1024
 
 PLANS_PER_VIEW_MAX = 1_000
 
+_From = tuple[View, int]
+"""Where transfers start: what clients have, and the revision they know of."""
+
 
 @dataclass(slots=True)
 class _Plans:
     """The transfers to one view."""
 
     view: View
-    differences: dict[View, Difference] = field(default_factory=dict[View, Difference])
-    parts: dict[tuple[View, tuple[str, ...]], tuple[Part, ...]] = field(
-        default_factory=dict[tuple[View, tuple[str, ...]], tuple[Part, ...]]
+    differences: dict[_From, Difference] = field(default_factory=dict[_From, Difference])
+    parts: dict[tuple[_From, tuple[str, ...]], tuple[Part, ...]] = field(
+        default_factory=dict[tuple[_From, tuple[str, ...]], tuple[Part, ...]]
     )
     transfers: dict[Declared | Level, Transfer] = field(default_factory=dict[Declared | Level, Transfer])
 
@@ -60,8 +63,8 @@ class Planner:
         found = plans.transfers.get(have)
         if found is None:
             if len(plans.transfers) >= PLANS_PER_VIEW_MAX:
-                plans.transfers.clear()
-                plans.parts.clear()
+                for memory in (plans.transfers, plans.differences, plans.parts):
+                    memory.clear()
             found = plans.transfers[have] = self._plan(have, plans)
         return found
 
@@ -88,13 +91,14 @@ class Planner:
             return Transfer(parts, level_after(difference, have, view), difference.removed)
         if have.view.epoch == view.epoch and view.number <= have.view.number:
             return Transfer((), have)
-        difference = plans.differences.get(have.view)
+        start = (have.view, have.told)
+        difference = plans.differences.get(start)
         if difference is None:
-            difference = plans.differences[have.view] = from_level(have, view)
+            difference = plans.differences[start] = from_level(have, view)
         after = level_after(difference, have, view)
-        if not difference.changed and not difference.removed and have.view.epoch == view.epoch:
+        if difference.is_nothing:
             return Transfer((), after)
-        key = (have.view, missing_contents(difference, have.known))
+        key = (start, missing_contents(difference, have.known))
         parts = plans.parts.get(key)
         if parts is None:
             parts = plans.parts[key] = split(difference, key[1], view, self._part_bytes_max)

@@ -11,7 +11,8 @@ The rules that it keeps:
 - A tenant only goes forward. A state that is not newer is passed over.
 - The stream is level-triggered: it remembers what its client has been sent,
   and sends what is between that and the state that it is shown. States that it
-  was never shown are skipped; `from_revision` tells the gap.
+  was never shown are skipped; `from_revision`, which is the revision that the
+  client knows of, tells the gap.
 - All changes between two levels are one transfer, and nearly always one
   message: `start` in its first, `synced` in its last.
 - Of each tenant a content goes along once; those that the client declared do
@@ -249,6 +250,7 @@ class StreamState:
         told = list(self._untold)[:HEARTBEAT_TENANTS_MAX]
         revisions = {tenant_id: self._levels[tenant_id].revision for tenant_id in told}
         for tenant_id in told:
+            self._levels[tenant_id] = self._levels[tenant_id].all_told()
             del self._untold[tenant_id]
         self._nonce += 1
         share = HEARTBEAT_SHARE_MIN + (HEARTBEAT_SHARE_MAX - HEARTBEAT_SHARE_MIN) * self._jitter()

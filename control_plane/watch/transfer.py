@@ -9,7 +9,7 @@ planned once for all of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from control_plane.state import BundleRecord, TenantState
 from voxplane.digest import bundles_digest
@@ -65,11 +65,13 @@ class Declared:
 class Level:
     """Where a client is: it has all of `view`. `known` are the hashes of the
     contents that it has declared or was sent, `unsent` the bundles that it
-    had before the stream began."""
+    had before the stream began. `told` is the revision that the client knows
+    of: an earlier one, while it was not told that no bundle has changed."""
 
     view: View
     known: frozenset[str]
     unsent: frozenset[AgentName]
+    told: int
 
     @property
     def revision(self) -> revision_pb2.Revision:
@@ -80,6 +82,10 @@ class Level:
     def bundles(self) -> Mapping[AgentName, BundleRecord]:
         """The bundles that the client has."""
         return self.view.bundles
+
+    def all_told(self) -> Level:
+        """The level when the client has been told of its revision."""
+        return replace(self, told=self.view.number)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +112,11 @@ class Difference:
     removed: tuple[AgentName, ...]
     wanted: tuple[str, ...]
     kept: frozenset[AgentName] = frozenset()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether a client that is already level need not be sent anything."""
+        return self.intent != sync_pb2.TRANSFER_INTENT_FULL and not (self.changed or self.removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +167,8 @@ def from_level(have: Level, view: View) -> Difference:
     removed = tuple(sorted(name for name in old.bundles if name not in view.bundles))
     return Difference(
         sync_pb2.TRANSFER_INTENT_DELTA,
-        f"changed since {old.number}",
-        old.number,
+        f"changed since {have.told}",
+        have.told,
         changed,
         removed,
         _contents_of(changed),
@@ -179,7 +190,10 @@ def level_after(difference: Difference, have: Declared | Level, view: View) -> L
     unsent = difference.kept
     if isinstance(have, Level) and have.unsent:
         unsent = have.unsent.difference((record.name for record in difference.changed), difference.removed)
-    return Level(view, known, unsent)
+    told = view.number
+    if isinstance(have, Level) and difference.is_nothing:
+        told = have.told
+    return Level(view, known, unsent, told)
 
 
 def split(

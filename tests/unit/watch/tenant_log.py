@@ -56,6 +56,10 @@ class TenantLog:
         changed.delete_time.FromSeconds(1_700_000_000)
         return self._commit(changed)
 
+    def has(self, agent: str, number: int) -> bool:
+        """Whether a version is there."""
+        return number in self.state.agents[AgentId(agent)].versions
+
     @property
     def live(self) -> list[str]:
         """The agents that are in use."""

@@ -138,6 +138,36 @@ def test_a_commit_without_a_difference_moves_the_level() -> None:
     assert transfer.start.from_revision == 3
 
 
+def test_a_change_after_an_untold_commit_starts_where_the_client_is() -> None:
+    """`from_revision` is what the client knows of, also when the level has
+    moved on without a word."""
+    log = _log()
+    client, stream = _synced(log)
+    stream.show(log.rename("sales", "Sales"))
+    transfer = _only(stream.show(log.publish("sales", "More.")))
+    assert (transfer.start.from_revision, transfer.revision.number) == (2, 4)
+    client.receive(stream.sent[-1])
+
+
+def test_each_stream_starts_from_what_its_own_client_knows() -> None:
+    """Of two clients with the same bundles, of which one has had a heartbeat,
+    each gets its delta from the revision that it knows of."""
+    log, planner = _log(), Planner()
+    clients = [ReferenceClient("acme"), ReferenceClient("acme")]
+    streams = [DrivenStream(client.request(), planner=planner) for client in clients]
+    states = [log.state, log.rename("sales", "Sales")]
+    for stream in streams:
+        for state in states:
+            stream.show(state)
+    streams[0].beat()
+    log.publish("sales", "More.")
+    starts = [_only(stream.show(log.state)).start.from_revision for stream in streams]
+    assert starts == [3, 2]
+    for client, stream in zip(clients, streams, strict=True):
+        for data in stream.sent:
+            client.receive(data)
+
+
 def test_a_resumed_client_that_is_level_gets_none() -> None:
     """Who declares the present state is told that nothing has changed."""
     log = _log()
