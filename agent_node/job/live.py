@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from livekit.agents import (
-    NOT_GIVEN,
     AgentSession,
     EndpointingOptions,
     SpeechCreatedEvent,
@@ -55,10 +54,18 @@ class LiveHost:
 
     def switch(self, pipeline: Pipeline, plan: Plan) -> None:
         """See session.Host."""
+        before = endpointing_of(self._agent.pipeline.target.config.turn_config)
         self._agent.switch(pipeline, plan)
-        if any(path.startswith("turn_config.m") for path in plan.effects):
-            options = endpointing_of(pipeline.target.config.turn_config)
-            self._session.update_options(endpointing_opts=options, turn_detection=NOT_GIVEN)
+        endpointing = endpointing_of(pipeline.target.config.turn_config)
+        if endpointing != before:
+            self._session.update_options(endpointing_opts=endpointing)
+        self.fit_output()
+
+    def fit_output(self) -> None:
+        """Without a voice the agent's text is still shown."""
+        output = self._session.output
+        if output.audio is not None:
+            output.set_audio_enabled(self._agent.pipeline.tts is not None)
 
 
 def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
@@ -78,4 +85,7 @@ def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
 
     session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]
     session.on("user_state_changed", on_user_state)  # pyright: ignore[reportUnknownMemberType]
-    swap.drive(LiveHost(session, agent))
+    swap.user_speaks(session.user_state == "speaking")
+    host = LiveHost(session, agent)
+    host.fit_output()
+    swap.drive(host)

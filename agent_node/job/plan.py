@@ -88,20 +88,24 @@ def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
         return Plan(effects={"": Effect.NEXT_TURN}, rebuild=EVERYTHING)
     effects: dict[str, Effect] = {}
     rebuild: set[Part] = set()
-    for path in changed_fields(running, desired):
+    for path in changed_fields(_with_all_blocks(running), _with_all_blocks(desired)):
         effects[path], parts = _rule(path)
         rebuild |= parts
     return Plan(effects=effects, rebuild=frozenset(rebuild))
 
 
+def _with_all_blocks(config: AgentConfig) -> AgentConfig:
+    """The config with its missing blocks as empty ones, so that a block that
+    comes or goes counts as its fields."""
+    whole = AgentConfig()
+    whole.CopyFrom(config)
+    for block in AgentConfig.DESCRIPTOR.fields:
+        if block.message_type is not None:
+            getattr(whole, block.name).SetInParent()
+    return whole
+
+
 def _rule(path: str) -> tuple[Effect, frozenset[Part]]:
-    """By the rule that is nearest above; a whole block needs what its fields need."""
-    effect, parts = _nearest(path)
-    below = (parts for rule, (_, parts) in _RULES.items() if rule.startswith(f"{path}."))
-    return effect, parts.union(*below)
-
-
-def _nearest(path: str) -> tuple[Effect, frozenset[Part]]:
     words = path.split(".")
     for length in range(len(words), 0, -1):
         rule = _RULES.get(".".join(words[:length]))

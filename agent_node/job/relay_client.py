@@ -18,6 +18,7 @@ from voxplane.v1.config_sync_service_pb2 import BundleStatus
 RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 REPORTS_MAX = 100
+LEAVE_SECONDS_MAX = 1.0
 
 _STATUS_KEY = "grpc-status-details-bin"
 
@@ -76,6 +77,7 @@ class Attachment:
         self._to_send = asyncio.Event()
         self._ended: RelayClosedError | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._leaving = False
 
     async def __aenter__(self) -> Attachment:
         call = self._stub.Attach(wait_for_ready=True)
@@ -88,6 +90,10 @@ class Attachment:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leaving = True
+        self._to_send.set()
+        # the relay answers the end of the reports with its own
+        await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS_MAX)
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
@@ -128,10 +134,11 @@ class Attachment:
         try:
             hello = relay_pb2.JobHello(caller=self._caller, pid=os.getpid())
             await call.write(relay_pb2.AttachRequest(hello=hello))
-            while True:
+            while self._reports or not self._leaving:
                 await self._to_send.wait()
                 self._to_send.clear()
                 while self._reports:
                     await call.write(relay_pb2.AttachRequest(status=self._reports.popleft()))
+            await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # the reader sees why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def written(draw: st.DrawFn) -> str:
 def cut(text: str, places: list[int]) -> list[str]:
     """The text in pieces; some may be empty."""
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(edges)]
 
 
 def read(pieces: list[str]) -> tuple[list[Piece], Reading]:

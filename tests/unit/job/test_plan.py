@@ -61,7 +61,6 @@ def config(**blocks: Any) -> AgentConfig:
             Effect.NEXT_TURN,
             {Part.SCHEMA, Part.INSTRUCTIONS},
         ),
-        ({"tts_config": None}, "tts_config", Effect.NEXT_TURN, {Part.TTS, Part.SCHEMA, Part.INSTRUCTIONS}),
         ({"stt_config": {"language": "de"}}, "stt_config.language", Effect.NEXT_TURN, {Part.STT}),
         ({"turn_config": {"turn_detection": "vad"}}, "turn_config.turn_detection", Effect.NEXT_CALL, set()),
         (
@@ -71,12 +70,17 @@ def config(**blocks: Any) -> AgentConfig:
             set(),
         ),
         ({"tracing_config": {"enabled": True}}, "tracing_config.enabled", Effect.NEXT_CALL, set()),
-        ({"limits_config": {"silence_timeout": "9s"}}, "limits_config", Effect.NEXT_CALL, set()),
-        ({"frontend_config": {"fields": ["reply"]}}, "frontend_config", Effect.NEXT_TURN, set()),
+        (
+            {"limits_config": {"silence_timeout": "9s"}},
+            "limits_config.silence_timeout",
+            Effect.NEXT_CALL,
+            set(),
+        ),
+        ({"frontend_config": {"fields": ["reply"]}}, "frontend_config.fields", Effect.NEXT_TURN, set()),
         ({"version": "2"}, "version", Effect.NEXT_TURN, set()),
         (
-            {"realtime_config": {"enabled": True, "provider": "openai"}},
-            "realtime_config",
+            {"realtime_config": {"enabled": True}},
+            "realtime_config.enabled",
             Effect.HANDOFF,
             EVERYTHING,
         ),
@@ -91,6 +95,13 @@ def test_every_change_has_a_class(
     assert found.rebuild == parts
     assert found.fields(effect) == (path,)
     assert found.handoff == (effect is Effect.HANDOFF)
+
+
+def test_a_block_that_goes_counts_as_its_fields() -> None:
+    """Without tts_config the voice is rebuilt, to nothing."""
+    found = plan(config(), config(tts_config=None))
+    assert found.effects.keys() == {"tts_config.provider", "tts_config.voice"}
+    assert found.rebuild == {Part.TTS}
 
 
 def test_a_new_field_of_the_schema() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def read(pieces: list[str], shape: ReplyShape = SHAPE) -> tuple[str, list[FieldD
 def cut(text: str, places: list[int]) -> list[str]:
     """The text in pieces."""
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(edges)]
 
 
 @given(written(), st.lists(st.integers(0), max_size=20))

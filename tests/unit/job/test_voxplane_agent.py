@@ -1,0 +1,260 @@
+"""The agent in real LiveKit sessions: speech, tools and models that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from job_world import SPOKEN_FIELDS, caller, delivery, offline_config
+from livekit import rtc
+from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
+from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
+
+from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, VoxplaneAgent
+from agent_node.job.live import follow, turn_handling_of
+from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
+from agent_node.job.plan import Plan
+from agent_node.job.session import PipelineBuilder, SessionSwap
+from agent_node.job.staging import Builder
+from agent_node.job.targets import Target
+from agent_node.providers import new_context
+from agent_node.providers.offline import OfflineTTS
+from tests.virtual_clock import VirtualClock
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1.agent_config_pb2 import AgentConfig, TurnConfig
+from voxplane.v1.config_sync_service_pb2 import BundleStatus
+
+SECONDS_MAX = 20.0
+
+
+class Ear(AudioOutput):
+    """Takes the speech, and has played it as soon as it is all there."""
+
+    def __init__(self) -> None:
+        super().__init__(label="ear", capabilities=AudioOutputCapabilities(pause=False))
+        self.seconds = 0.0
+
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        """Hear a frame."""
+        await super().capture_frame(frame)
+        self.seconds += frame.duration
+
+    def flush(self) -> None:
+        """All frames of a piece of speech have come."""
+        super().flush()
+        self.on_playback_finished(playback_position=self.seconds, interrupted=False)
+
+    def clear_buffer(self) -> None:
+        """Nothing is kept."""
+
+
+class ScriptedLLM(llm.LLM[Any]):
+    """Calls a tool first if it is told to, then answers with its name; raises
+    what it is given to raise."""
+
+    def __init__(self, name: str, *, tool: bool = False, error: Exception | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.tool = tool
+        self.error = error
+        self.closed = 0
+
+    def chat(
+        self, *, chat_ctx: llm.ChatContext, conn_options: APIConnectOptions, **more: Any
+    ) -> llm.LLMStream:
+        """The next step of the script."""
+        return _Stream(self, chat_ctx=chat_ctx, tools=more.get("tools") or [], conn_options=conn_options)
+
+    async def aclose(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+class _Stream(llm.LLMStream):
+    async def _run(self) -> None:
+        model = self._llm
+        assert isinstance(model, ScriptedLLM)
+        if model.error is not None:
+            raise model.error
+        answered = any(item.type == "function_call_output" for item in self._chat_ctx.items[-1:])
+        if model.tool and not answered:
+            call = llm.FunctionToolCall(name="look_up", arguments="{}", call_id="call-1")
+            delta = llm.ChoiceDelta(role="assistant", tool_calls=[call])
+        else:
+            delta = llm.ChoiceDelta(role="assistant", content=f"I am {model.name}.")
+        self._event_ch.send_nowait(llm.ChatChunk(id="scripted", delta=delta))
+
+
+class ScriptedBuilder:
+    """Builds pipelines of scripted models; a config's instructions name them."""
+
+    def __init__(self, models: dict[str, ScriptedLLM]) -> None:
+        self._models = models
+        self._closer = Closer()
+
+    async def build(self, target: Target, plan: Plan, running: Pipeline | None) -> Pipeline:
+        """See staging.Builder."""
+        name = target.config.prompt_config.instructions
+        return Pipeline(target, Words(name), SharedModel[Any](self._models[name], self._closer).hold())
+
+    async def aclose(self) -> None:
+        """See staging.Builder."""
+        await self._closer.aclose()
+
+
+class LookingUp(VoxplaneAgent):
+    """An agent with a tool."""
+
+    in_tool: Callable[[], Any] = staticmethod(lambda: None)
+
+    @function_tool
+    async def look_up(self) -> str:
+        """Look something up."""
+        await self.in_tool()
+        return "found"
+
+
+@dataclass
+class Call:
+    """A session that runs, what its replies brought, and what was reported."""
+
+    session: AgentSession[None]
+    agent: LookingUp
+    swap: SessionSwap
+    ear: Ear
+    replies: list[ReplyEvent] = field(default_factory=list[ReplyEvent])
+    reports: list[BundleStatus] = field(default_factory=list[BundleStatus])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def reported(self, revision: int, phase: sync_pb2.ConfigPhase) -> None:
+        """Wait until a bundle has come so far."""
+        async with asyncio.timeout(SECONDS_MAX):
+            while not any(r.revision == revision and r.phase == phase for r in self.reports):
+                self.news.clear()
+                await self.news.wait()
+
+    async def say(self, text: str) -> str:
+        """One turn; what the agent said."""
+        handle = self.session.generate_reply(user_input=text)
+        await asyncio.wait_for(handle.wait_for_playout(), SECONDS_MAX)
+        said = [item for item in handle.chat_items if isinstance(item, llm.ChatMessage)]
+        return " ".join(item.text_content or "" for item in said)
+
+
+@asynccontextmanager
+async def call(config: AgentConfig, builder: PipelineBuilder | None = None) -> AsyncIterator[Call]:
+    """A session with a mouth, that has started with the config at revision 1."""
+    reports: list[BundleStatus] = []
+    replies: list[ReplyEvent] = []
+    news = asyncio.Event()
+
+    def report(status: BundleStatus) -> None:
+        reports.append(status)
+        news.set()
+
+    swap = SessionSwap(caller(), builder or Builder(caller(), new_context()), VirtualClock(), report=report)
+    swap.deliver(delivery(1, config))
+    pipeline = await swap.first()
+    session = AgentSession[None](
+        vad=None, turn_handling={**turn_handling_of(TurnConfig()), "turn_detection": None}
+    )
+    ear = session.output.audio = Ear()
+    agent = LookingUp(pipeline, replies.append)
+    await session.start(agent, record=False)
+    follow(session, agent, swap)
+    try:
+        yield Call(session, agent, swap, ear, replies, reports, news)
+    finally:
+        await session.aclose()
+        await swap.aclose()
+
+
+async def test_all_steps_of_a_reply_are_made_by_one_revision() -> None:
+    """A change that comes between the tool call and the answer waits for the
+    answer; the replaced model is closed after it, once."""
+    models = {"one": ScriptedLLM("one", tool=True), "two": ScriptedLLM("two")}
+    async with call(offline_config("one"), ScriptedBuilder(models)) as run:
+
+        async def change() -> None:
+            run.swap.deliver(delivery(2, offline_config("two")))
+            await run.reported(2, sync_pb2.CONFIG_PHASE_APPLYING)
+
+        run.agent.in_tool = change
+        assert await run.say("Hello?") == "I am one."
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        made_by = [each.target.bundle.revision for each in run.replies if isinstance(each, ReplyDone)]
+        assert set(made_by) == {1}
+        assert await run.say("And now?") == "I am two."
+        assert models["one"].closed == 1
+        assert models["two"].closed == 0
+    assert models["two"].closed == 1
+
+
+async def test_the_voice_changes_between_replies() -> None:
+    """A new voice speaks the next reply; the language model is kept, the old
+    voice closed."""
+    config = offline_config("mark-1", tts_config={"provider": "offline", "voice": "low"})
+    async with call(config) as run:
+        await run.say("Hello?")
+        heard = run.ear.seconds
+        assert heard > 0
+        first = run.agent.pipeline
+        run.swap.deliver(
+            delivery(2, offline_config("mark-1", tts_config={"provider": "offline", "voice": "high"}))
+        )
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        await run.say("And now?")
+        assert run.ear.seconds > heard
+        second = run.agent.pipeline
+        assert second.llm is first.llm
+        assert isinstance(run.agent.tts, OfflineTTS)
+        assert run.agent.tts.voice == "high"
+
+
+async def test_a_field_steers_the_speech_of_its_own_reply() -> None:
+    """The value of instruction_field is in force before the reply is spoken, and
+    the field is neither spoken nor part of the history."""
+    schema = {
+        "fields": [
+            *SPOKEN_FIELDS["fields"],
+            {"field_name": "voice_instructions", "field_type": "string", "required": True},
+        ]
+    }
+    tts = {"provider": "offline", "instruction_field": "voice_instructions", "instructions": "Plainly."}
+    async with call(offline_config("mark-1", schema_config=schema, tts_config=tts)) as run:
+        voice = run.agent.tts
+        assert isinstance(voice, OfflineTTS)
+        said = await run.say("Hello?")
+        assert voice.instructions == "Speak calmly and clearly, at an even pace."
+        assert "calmly" not in said
+        assert run.ear.seconds > 0
+
+
+async def test_a_model_that_fails_does_not_end_the_session() -> None:
+    """The reply fails with an error that quotes nothing; after a change of the
+    model the session answers."""
+    models = {
+        "one": ScriptedLLM("one", error=ValueError("the key sk-123 is wrong")),
+        "two": ScriptedLLM("two"),
+    }
+    async with call(offline_config("one"), ScriptedBuilder(models)) as run:
+        assert await run.say("Hello?") == ""
+        (failed,) = run.replies
+        assert isinstance(failed, ReplyFailed)
+        assert failed.error.message == "the language model failed (ValueError)"
+        run.swap.deliver(delivery(2, offline_config("two")))
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        assert await run.say("And now?") == "I am two."
+
+
+async def test_endpointing_changes_in_the_running_session() -> None:
+    """The delays at the end of a turn follow the config."""
+    config = offline_config("mark-1")
+    async with call(config) as run:
+        changed = offline_config("mark-1", turn_config={"min_endpointing_delay": "0.2s"})
+        run.swap.deliver(delivery(2, changed))
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        assert run.session.options.endpointing["min_delay"] == 0.2
