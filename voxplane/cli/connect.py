@@ -9,15 +9,15 @@ from typing import Annotated, TypeVar
 
 import grpc
 import typer
-from google.rpc import code_pb2, status_pb2
+from rich.console import Console
 
-from voxplane.cli.output import EXIT_SERVER, EXIT_USAGE, print_error, status_of
-from voxplane.errors import VoxplaneError, to_status
+from voxplane.cli.failures import failure_of, show
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
 
 CALL_SECONDS_MAX = 15.0
+EXIT_INTERRUPTED = 130
 DEFAULT_SERVER = "127.0.0.1:50051"
 DEFAULT_DATA_DIR = Path(".voxplane")
 
@@ -39,10 +39,6 @@ class Client:
         self.nodes = nodes_grpc.NodeServiceStub(channel)
 
 
-class UsageError(Exception):
-    """What was asked cannot be asked; the message says why."""
-
-
 def call(server: str, as_json: bool, use: Callable[[Client], Awaitable[T]]) -> T:
     """Connect, use the client, and end with the error's exit code if it fails."""
 
@@ -57,16 +53,11 @@ def run(work: Coroutine[None, None, T], *, as_json: bool = False, server: str = 
     """Run it; errors are printed and become exit codes, Ctrl-C is quiet."""
     try:
         return asyncio.run(work)
-    except grpc.RpcError as error:
-        print_error(status_of(error), as_json=as_json, server=server)
-        raise typer.Exit(EXIT_SERVER) from None
-    except VoxplaneError as error:
-        print_error(to_status(error), as_json=as_json)
-        raise typer.Exit(EXIT_USAGE) from None
-    except UsageError as error:
-        print_error(
-            status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=str(error)), as_json=as_json
-        )
-        raise typer.Exit(EXIT_USAGE) from None
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        failure = failure_of(error, server)
+        if failure is None:
+            raise
+        show(failure, Console(stderr=True), as_json=as_json)
+        raise typer.Exit(failure.exit_code) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any, cast
 import yaml
 from google.protobuf import json_format
 
-from voxplane.cli.connect import UsageError
-from voxplane.errors import Violation, VoxplaneError
+from voxplane.cli.failures import UsageError
+from voxplane.errors import Violation
 from voxplane.v1 import agent_config_pb2, schema_pb2
-from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 FILE_BYTES_MAX = 1_000_000
 SHORT_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array"}
@@ -36,8 +36,7 @@ def read_config(file: str) -> agent_config_pb2.AgentConfig:
     """The config in a YAML or JSON file, or on stdin for `-`.
 
     The types of fields may be given short: str, int, float, bool. Raises
-    UsageError, and VoxplaneError(INVALID_REQUEST) with the path of what is
-    not in the contract.
+    UsageError, with the path of what is not in the contract.
     """
     return parse_config(_mapping(file))
 
@@ -78,7 +77,7 @@ def _mapping(file: str) -> dict[str, Any]:
     if len(text) > FILE_BYTES_MAX:
         raise UsageError(f"{file} has more than {FILE_BYTES_MAX} characters")
     try:
-        values: object = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506
+        values: object = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise UsageError(f"{file} is neither YAML nor JSON: {error}") from None
     if not isinstance(values, dict):
@@ -86,23 +85,16 @@ def _mapping(file: str) -> dict[str, Any]:
     return cast("dict[str, Any]", values)
 
 
-def _parse(
-    values: dict[str, Any], message: agent_config_pb2.AgentConfig | schema_pb2.SchemaField
-) -> None:
+def _parse(values: dict[str, Any], message: agent_config_pb2.AgentConfig | schema_pb2.SchemaField) -> None:
     try:
         json_format.ParseDict(values, message)
     except json_format.ParseError as error:
-        path = str(error)
-        raise VoxplaneError(
-            reason_pb2.ERROR_REASON_INVALID_REQUEST,
-            "the file does not fit the contract",
-            violations=[Violation(_path_in(path), path)],
-        ) from None
+        said = str(error).partition("\n")[0]
+        raise UsageError("the file does not fit the contract", [Violation(_path_in(said), said)]) from None
 
 
 def _path_in(message: str) -> str:
     """The path that json_format names in its message, such as
-    `llmConfig.temperature`, or the whole file."""
-    _, found, rest = message.partition(" at ")
-    place = rest.split(" ")[0].rstrip(".:") if found else ""
-    return place.partition(".")[2] or place or "config"
+    `llm_config.temperature`; `config` where it names none."""
+    found = re.search(r'at "?(?:AgentConfig|SchemaField)\.?([^\s"]*)', message)
+    return (found.group(1).rstrip(".") if found else "") or "config"

@@ -1,0 +1,146 @@
+"""`voxplane nodes` and `voxplane wait`: the fleet and what it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.failures import EXIT_NOT_CONVERGED
+from voxplane.cli.output import out, print_json, to_dict
+from voxplane.errors import violations_of
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1 import node_pb2
+from voxplane.v1 import node_service_pb2 as pb2
+
+PAGE = 1000
+COLOURS = {"CONVERGED": "green", "PENDING": "yellow", "FAILED": "red", "DISCONNECTED": "red"}
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Nodes and what they run.")
+
+
+def _phase(phase: sync_pb2.ConfigPhase) -> str:
+    return sync_pb2.ConfigPhase.Name(phase).removeprefix("CONFIG_PHASE_")
+
+
+@app.command("list")
+def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
+    """List the nodes.
+
+    Example: voxplane nodes list
+    """
+
+    async def use(client: Client) -> list[node_pb2.Node]:
+        found: list[node_pb2.Node] = []
+        request = pb2.ListNodesRequest(page_size=PAGE)
+        while True:
+            answer = await client.nodes.ListNodes(request, timeout=CALL_SECONDS_MAX)
+            found += answer.nodes
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return found
+
+    nodes = call(server, as_json, use)
+    if as_json:
+        print_json([to_dict(node) for node in nodes])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("NODE", "STATE", "SESSIONS", "TENANTS (ACKED/SENT)", "FAILED", "VERSION"):
+        table.add_column(column)
+    for node in nodes:
+        bundles = [bundle for tenant in node.tenants for bundle in tenant.bundles]
+        failed = sum(bundle.status.phase == sync_pb2.CONFIG_PHASE_FAILED for bundle in bundles)
+        table.add_row(
+            node.node_id,
+            "[green]connected[/]" if node.connected else "[red]disconnected[/]",
+            str(sum(bundle.status.sessions for bundle in bundles)),
+            " ".join(
+                f"{t.tenant_id} {t.acked_revision.number}/{t.sent_revision.number}" for t in node.tenants
+            ),
+            f"[red]{failed}[/]" if failed else "0",
+            node.version,
+        )
+    out.print(table)
+
+
+@app.command()
+def get(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")],
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Show what a node was sent, has acknowledged and runs.
+
+    Example: voxplane nodes get node-1
+    """
+
+    async def use(client: Client) -> node_pb2.Node:
+        return (await client.nodes.GetNode(pb2.GetNodeRequest(node_id=node), timeout=CALL_SECONDS_MAX)).node
+
+    found = call(server, as_json, use)
+    if as_json:
+        print_json(to_dict(found))
+        return
+    out.print(f"[bold]{found.node_id}[/] {'connected' if found.connected else 'disconnected'}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("AGENT", "PHASE", "SENT", "RUNS", "SESSIONS", "WHY"):
+        table.add_column(column)
+    for tenant in found.tenants:
+        for bundle in tenant.bundles:
+            table.add_row(
+                bundle.name,
+                _phase(bundle.status.phase),
+                bundle.sent_etag[:8],
+                bundle.effective_etag[:8] or "-",
+                str(bundle.status.sessions),
+                escape(bundle.status.error.message),
+            )
+    out.print(table)
+
+
+def wait(
+    revision: Annotated[int, typer.Argument(help="The revision to wait for. [the present one]")] = 0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, max=600, help="Seconds to wait.")] = 10,
+    min_nodes: Annotated[
+        int, typer.Option("--min-nodes", min=0, help="Fewest nodes that must be there.")
+    ] = 1,
+    server: Server = DEFAULT_SERVER,
+    tenant: Tenant = "demo",
+    as_json: Json = False,
+) -> None:
+    """Wait until every node runs a revision; exit 3 if one does not.
+
+    Example: voxplane wait 42 --tenant demo --timeout 30
+    """
+
+    async def use(client: Client) -> pb2.WaitForConvergenceResponse:
+        request = pb2.WaitForConvergenceRequest(tenant_id=tenant, revision=revision, min_nodes=min_nodes)
+        request.timeout.FromMilliseconds(int(timeout * 1000))
+        return await client.nodes.WaitForConvergence(request, timeout=timeout + CALL_SECONDS_MAX)
+
+    answer = call(server, as_json, use)
+    if as_json:
+        print_json(to_dict(answer))
+    else:
+        print_convergence(answer)
+    if not answer.converged:
+        raise typer.Exit(EXIT_NOT_CONVERGED)
+
+
+def print_convergence(answer: pb2.WaitForConvergenceResponse) -> None:
+    """Who has the revision, who does not, and why."""
+    waited = answer.waited.ToMilliseconds()
+    verdict = "[green]every node runs[/]" if answer.converged else "[red]not every node runs[/]"
+    count = f"{len(answer.nodes)} node{'s' * (len(answer.nodes) != 1)}"
+    out.print(f"{verdict} revision {answer.revision.number} ({count}, waited {waited} ms)")
+    for node in answer.nodes:
+        state = node_pb2.ConvergenceState.Name(node.state).removeprefix("CONVERGENCE_STATE_")
+        out.print(f"  {node.node_id} [{COLOURS[state]}]{state}[/] acked {node.acked_revision}")
+        for lagging in node.lagging:
+            why = escape(lagging.error.message)
+            out.print(f"    {lagging.name} {_phase(lagging.phase)} {why}")
+            for violation in violations_of(lagging.error):
+                out.print(f"      [yellow]{escape(violation.field)}[/]: {escape(violation.description)}")
