@@ -19,6 +19,8 @@ from voxplane.errors import VoxplaneError
 from voxplane.schema import CompiledSchema
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
+PROBLEM_CHARS_MAX = 500
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyField:
@@ -146,9 +148,10 @@ class _Reply:
 
     def __init__(self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> None:
         self._pipeline = pipeline
+        self._target = pipeline.target  # the bundle may move meanwhile, the content does not
         self._on_reply = on_reply
         self._reader = ReplyReader(_shape(pipeline.words.schema)) if pipeline.words.schema else None
-        self._instruction_field = pipeline.target.config.tts_config.instruction_field
+        self._instruction_field = self._target.config.tts_config.instruction_field
         self._calls_tools = False
         self._steer("")
 
@@ -166,16 +169,15 @@ class _Reply:
 
     def finish(self) -> list[str]:
         """The last of the spoken text."""
-        target = self._pipeline.target
         if self._reader is None:
-            self._on_reply(ReplyDone(target, {}, None))
+            self._on_reply(ReplyDone(self._target, {}, None))
             return []
         if self._reader.empty and self._calls_tools:
             return []
         parts = self._say(self._reader.finish())
         hidden = self._pipeline.words.schema.hidden_fields if self._pipeline.words.schema else ()
         shown = {name: value for name, value in self._reader.fields.items() if name not in hidden}
-        self._on_reply(ReplyDone(target, shown, self._problem(self._reader)))
+        self._on_reply(ReplyDone(self._target, shown, self._problem(self._reader)))
         return parts
 
     def _say(self, said: list[Said]) -> list[str]:
@@ -205,9 +207,8 @@ class _Reply:
 def _breach(schema: CompiledSchema, fields: Mapping[str, Any]) -> str | None:
     try:
         schema.validate({name: fields.get(name) for name in (f.field_name for f in schema.fields)})
-    except ValueError:
-        # the text of the error quotes the reply
-        return "the reply does not obey the schema"
+    except ValueError as error:
+        return f"the reply does not obey the schema: {error}"[:PROBLEM_CHARS_MAX]
     return None
 
 

@@ -272,6 +272,18 @@ async def test_a_cut_off_reply_keeps_what_was_said() -> None:
         assert run.of("error")[0].error.message == "the reply is broken JSON, or was cut off"
 
 
+async def test_a_schema_without_spoken_fields_is_shown_in_silence() -> None:
+    """The fields are shown, nothing is said, and the session goes on."""
+    schema = {"fields": [{"field_name": "stage", "field_type": "string", "required": True}]}
+    async with running(offline_config("mark-1", schema_config=schema)) as run:
+        turn = (await run.say("hello")).turn
+        assert turn.text == ""
+        assert list(turn.fields.fields) == ["stage"]
+        assert run.of("text_delta") == run.of("error") == []
+        await run.change(2, offline_config("mark-2"))
+        assert marks((await run.say("and now?")).turn.text) == {"mark-2"}
+
+
 async def test_200_changes_in_one_session() -> None:
     """Through 200 changes every reply is made by exactly one revision, the
     history keeps every message in order, replaced models are closed, and no
