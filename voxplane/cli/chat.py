@@ -1,0 +1,1 @@
+"""`voxplane chat`: a text session on a node of this machine."""

@@ -1,0 +1,1 @@
+"""`voxplane dev`: a control plane, a node and the demo tenant on this machine."""

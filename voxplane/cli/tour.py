@@ -1,0 +1,1 @@
+"""The tour: twenty seconds from a committed change to a call that speaks it."""
