@@ -53,7 +53,8 @@ def _protoc(options: Sequence[str], sources: Sequence[str]) -> None:
         descriptors = Path(scratch) / "validate.binpb"
         descriptors.write_bytes(_validate_descriptor())
         paths = [f"--proto_path={path}" for path in _includes()]
-        if protoc.main(["protoc", f"--descriptor_set_in={descriptors}", *paths, *options, *sources]):
+        arguments = ["protoc", f"--descriptor_set_in={descriptors}", *paths, *options, *sources]
+        if protoc.main(arguments):  # pyright: ignore[reportUnknownMemberType]
             raise RuntimeError("protoc refused the contract; see above")
 
 

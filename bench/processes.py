@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Running:
 
 
 @asynccontextmanager
-async def command(*arguments: str, log: Path, address: str = "") -> AsyncIterator[Running]:
+async def command(*arguments: str, log: Path, address: str = "") -> AsyncGenerator[Running, None]:
     """Run `voxplane ARGUMENTS`, and end it with the block."""
     with log.open("ab") as out:
         process = await asyncio.create_subprocess_exec(
@@ -73,7 +73,7 @@ async def command(*arguments: str, log: Path, address: str = "") -> AsyncIterato
 
 
 @asynccontextmanager
-async def server(folder: Path) -> AsyncIterator[Running]:
+async def server(folder: Path) -> AsyncGenerator[Running, None]:
     """A control plane on SQLite below `folder`, ready for calls."""
     address = f"127.0.0.1:{free_port()}"
     options = ("serve", "--grpc-listen", address, "--data-dir", str(folder))

@@ -65,7 +65,9 @@ def _changes(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Fi
         elif isinstance(before, dict) and isinstance(after, dict):
             yield from _changes(cast("dict[str, Any]", before), cast("dict[str, Any]", after), inner)
         elif inner == "prompt_config.dynamic_vars":
-            yield from _changes(before or {}, after or {}, inner)
+            yield from _changes(
+                cast("dict[str, Any]", before or {}), cast("dict[str, Any]", after or {}), inner
+            )
         else:
             yield FieldChange(inner, before, after)
 

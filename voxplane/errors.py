@@ -121,7 +121,7 @@ def violations_of(status: status_pb2.Status) -> list[Violation]:
     found: list[Violation] = []
     for detail in status.details:
         bad = error_details_pb2.BadRequest()
-        if detail.Is(bad.DESCRIPTOR) and detail.Unpack(bad):
+        if detail.Unpack(bad):
             found += [Violation(v.field, v.description) for v in bad.field_violations]
     return found
 
@@ -131,7 +131,7 @@ def reason_of(status: status_pb2.Status) -> str:
     it has none."""
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
-        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
+        if detail.Unpack(info):
             return info.reason
     return ""
 

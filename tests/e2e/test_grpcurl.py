@@ -79,13 +79,13 @@ async def test_create_update_rollback_by_reflection(grpcurl: str, running: Runni
         grpcurl,
         running.address,
         "AgentService.UpdateAgentConfig",
-        {**agent, "config": change, "update_mask": "promptConfig.instructions"},
+        {**agent, "config": change, "update_mask": {"paths": ["prompt_config.instructions"]}},
     )
-    assert updated["version"]["config"]["promptConfig"]["dynamicVars"] == {"name": "the caller"}
+    assert updated["version"]["config"]["prompt_config"]["dynamic_vars"] == {"name": "the caller"}
     assert updated["revision"]["number"] == "2"
     back = await _answer(grpcurl, running.address, "AgentService.RollbackAlias", agent)
     assert back["version"]["number"] == "1"
-    assert back["version"]["config"]["promptConfig"]["instructions"] == "Greet {{ name }}."
+    assert back["version"]["config"]["prompt_config"]["instructions"] == "Greet {{ name }}."
 
 
 async def test_watch_by_reflection(grpcurl: str, running: Running) -> None:
@@ -120,9 +120,9 @@ async def test_watch_by_reflection(grpcurl: str, running: Running) -> None:
     first, second = seen
     assert first["start"]["intent"] == "TRANSFER_INTENT_FULL"
     assert first["bundles"][0]["name"] == "tenants/demo/agents/interview"
-    assert first["synced"]["bundleCount"] == "1"
+    assert first["synced"]["bundle_count"] == "1"
     assert second["start"]["intent"] == "TRANSFER_INTENT_DELTA"
-    names = [f["fieldName"] for f in second["contents"][0]["config"]["schemaConfig"]["fields"]]
+    names = [f["field_name"] for f in second["contents"][0]["config"]["schema_config"]["fields"]]
     assert names == ["reply", "mood"]
 
 
