@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from control_plane.store.log import StoreError
+
 
 class CommitCounter:
     """Rises with every commit; waiters are woken, never handed anything."""
@@ -11,6 +13,7 @@ class CommitCounter:
     def __init__(self) -> None:
         self._count = 0
         self._risen = asyncio.Event()
+        self._closed = False
 
     def add(self, commits: int) -> None:
         """Count commits and wake who waits."""
@@ -19,8 +22,16 @@ class CommitCounter:
             self._risen.set()
             self._risen = asyncio.Event()
 
+    def close(self) -> None:
+        """Wake who waits: no more will come."""
+        self._closed = True
+        self._risen.set()
+
     async def above(self, seen: int) -> int:
-        """Wait until the count is above `seen`, and return it."""
+        """Wait until the count is above `seen`, and return it. Raises
+        StoreError once it cannot rise any more."""
         while self._count <= seen:
+            if self._closed:
+                raise StoreError("the store is closed")
             await self._risen.wait()
         return self._count

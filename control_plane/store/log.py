@@ -35,7 +35,8 @@ class RevisionConflict(StoreError):
     """The tenant is at another revision than was expected."""
 
     def __init__(self, expected: int, actual: int) -> None:
-        super().__init__(f"expected revision {expected}, the tenant is at {actual}")
+        at = f"at {actual}" if actual != expected else "at another one of that number"
+        super().__init__(f"expected revision {expected}, the tenant is {at}")
         self.expected = expected
         self.actual = actual
 
@@ -122,7 +123,9 @@ class LogStore(Protocol):
         meta: CommitMeta,
     ) -> Awaitable[Commit]:
         """Append one entry, durably: it is when the result has come. The call
-        itself enqueues, so commits are tried in the order of the calls."""
+        itself enqueues, so commits are tried in the order of the calls; the
+        mutations must not be changed after it. A store that has too much
+        enqueued refuses with StoreError."""
         ...
 
     async def head(self, tenant_id: TenantId) -> int:
@@ -158,9 +161,12 @@ class LogStore(Protocol):
 
     async def wait(self, seen: int) -> int:
         """Wait until the store's commit counter is above `seen`, and return
-        it. It counts commits of all tenants, by this process or another."""
+        it. It counts commits of all tenants, by this process or another.
+        Raises StoreError once the store is closed."""
         ...
 
     async def close(self) -> None:
-        """Finish what is enqueued and let go of the files."""
+        """Finish what is enqueued and let go of the files; further calls do
+        nothing. Other calls on a closed store may fail with StoreError, and
+        `commit` does."""
         ...

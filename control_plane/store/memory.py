@@ -81,7 +81,8 @@ class MemoryStore:
         log.revision, log.hash = entry.revision, entry.hash
         if meta.request_id:
             answer = Answer(entry.revision, meta.fingerprint, meta.response)
-            log.answers = {k: v for k, v in log.answers.items() if v[0] > meta.time}
+            _purge(log.answers, meta.time)
+            log.answers.pop(meta.request_id, None)
             log.answers[meta.request_id] = (meta.time + REQUEST_ID_SECONDS, answer)
         self._counter.add(1)
         return Commit(entry.revision, entry)
@@ -92,7 +93,7 @@ class MemoryStore:
 
     async def changes(self, tenant_id: TenantId, after: int, limit: int) -> list[Entry]:
         """See LogStore.changes."""
-        log = self._log(tenant_id)
+        log, after = self._log(tenant_id), max(0, after)
         if after < log.floor:
             raise Compacted(log.floor)
         start = after - log.floor
@@ -113,7 +114,7 @@ class MemoryStore:
     async def save_snapshot(self, snapshot: log_pb2.Snapshot) -> None:
         """See LogStore.save_snapshot."""
         log = self._log(TenantId(snapshot.tenant_id))
-        saved = log.snapshot.revision if log.snapshot else 0
+        saved = log.snapshot.revision if log.snapshot else 1
         if not saved <= snapshot.revision <= log.revision:
             raise StoreError(f"a snapshot of revision {snapshot.revision} does not fit the log")
         log.snapshot = log_pb2.Snapshot()
@@ -139,6 +140,16 @@ class MemoryStore:
     async def close(self) -> None:
         """See LogStore.close."""
         self._closed = True
+        self._counter.close()
 
     def _log(self, tenant_id: TenantId) -> _Log:
         return self._logs.get(tenant_id) or _Log()
+
+
+def _purge(answers: dict[str, tuple[float, Answer]], now: float) -> None:
+    """Forget what has expired, from the oldest on."""
+    while answers:
+        oldest = next(iter(answers))
+        if answers[oldest][0] > now:
+            return
+        del answers[oldest]

@@ -8,17 +8,14 @@ process at a time: a lock file keeps a second one out.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import secrets
 import sqlite3
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from control_plane.store.counter import CommitCounter
 from control_plane.store.log import (
@@ -30,36 +27,50 @@ from control_plane.store.log import (
     Entry,
     StoreError,
 )
-from control_plane.store.migrations import upgrade
-from control_plane.store.sqlite_writer import ANSWER, Pending, SqliteWriter, connect
+from control_plane.store.sqlite_file import LockedFile, prepare
+from control_plane.store.sqlite_group import ANSWER, Pending, delete_some, put_snapshot, raise_floor
+from control_plane.store.sqlite_writer import SqliteWriter
 from voxplane.names import TenantId
 from voxplane.storage.v1 import log_pb2
-
-EPOCH_BYTES = 8
 
 
 class SqliteStore:
     """A LogStore in a file. Make one by `await SqliteStore.open(path)`."""
 
     def __init__(
-        self, epoch: str, writer: sqlite3.Connection, reader: aiosqlite.Connection, lock: int
+        self,
+        file: LockedFile,
+        writer: SqliteWriter,
+        reader: aiosqlite.Connection,
+        counter: CommitCounter,
+        opened: AsyncExitStack,
     ) -> None:
-        self._epoch = epoch
-        self._counter = CommitCounter()
-        self._writer = SqliteWriter(writer, self._counter.add)
+        self._epoch = file.epoch
+        self._writer = writer
         self._reader = reader
-        self._lock = lock
+        self._counter = counter
+        self._opened = opened
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
-        """Open the file, or make it, and bring its tables up to date.
+        """Open the file, or make it and its folder, and bring its tables up to date.
 
-        Raises StoreError if another process has it, or it is no such file.
+        Raises StoreError if another store has it open, if it is damaged, or if
+        it is no log, or one of a newer Voxplane.
         """
-        lock, epoch, writer = await asyncio.to_thread(_prepare, path)
-        reader = await aiosqlite.connect(path, isolation_level=None)
-        await reader.execute("PRAGMA query_only=1")
-        return cls(epoch, writer, reader, lock)
+        file = await asyncio.to_thread(prepare, path)
+        async with AsyncExitStack() as undo:
+            undo.callback(file.unlock)
+            counter = CommitCounter()
+            try:
+                writer = await SqliteWriter.open(file.path, counter.add)
+                undo.push_async_callback(writer.close)
+                reader = await aiosqlite.connect(file.path, isolation_level=None)
+                undo.push_async_callback(reader.close)
+                await reader.execute("PRAGMA query_only=1")
+            except sqlite3.Error as error:
+                raise StoreError(f"{path} cannot be opened: {error}") from error
+            return cls(file, writer, reader, counter, undo.pop_all())
 
     @property
     def epoch(self) -> str:
@@ -85,6 +96,7 @@ class SqliteStore:
 
     async def changes(self, tenant_id: TenantId, after: int, limit: int) -> list[Entry]:
         """See LogStore.changes."""
+        after = max(0, after)
         rows = await self._read(
             "SELECT revision, entry, hash FROM entries WHERE tenant_id = ? AND revision > ?"
             " ORDER BY revision LIMIT ?",
@@ -110,32 +122,16 @@ class SqliteStore:
         """See LogStore.save_snapshot."""
         encoded = snapshot.SerializeToString()
         tenant_id, revision = snapshot.tenant_id, snapshot.revision
-
-        def save(connection: sqlite3.Connection) -> None:
-            saved = _revision(connection, "snapshots", tenant_id)
-            if not saved <= revision <= _revision(connection, "heads", tenant_id):
-                raise StoreError(f"a snapshot of revision {revision} does not fit the log")
-            connection.execute(
-                "INSERT OR REPLACE INTO snapshots (tenant_id, revision, snapshot) VALUES (?, ?, ?)",
-                (tenant_id, revision, encoded),
-            )
-
-        await self._writer.run(save)
+        await self._writer.run(lambda connection: put_snapshot(connection, tenant_id, revision, encoded))
 
     async def trim(self, tenant_id: TenantId, through: int) -> int:
         """See LogStore.trim."""
-
-        def cut(connection: sqlite3.Connection) -> int:
-            row = connection.execute("SELECT floor FROM heads WHERE tenant_id = ?", (tenant_id,)).fetchone()
-            floor = row[0] if row else 0
-            end = min(through, _revision(connection, "snapshots", tenant_id))
-            if end <= floor:
-                return floor
-            connection.execute("DELETE FROM entries WHERE tenant_id = ? AND revision <= ?", (tenant_id, end))
-            connection.execute("UPDATE heads SET floor = ? WHERE tenant_id = ?", (end, tenant_id))
-            return end
-
-        return await self._writer.run(cut)
+        floor = await self._writer.run(partial(raise_floor, tenant_id=tenant_id, through=through))
+        # Piece by piece, with commits in between. What a crash leaves behind
+        # is hidden already, and goes with the next trim.
+        while await self._writer.run(partial(delete_some, tenant_id=tenant_id, floor=floor)):
+            pass
+        return floor
 
     async def tenants(self) -> list[TenantId]:
         """See LogStore.tenants."""
@@ -148,9 +144,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See LogStore.close."""
-        await self._writer.close()
-        await self._reader.close()
-        os.close(self._lock)
+        self._counter.close()
+        await self._opened.aclose()
 
     async def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:
@@ -158,40 +153,3 @@ class SqliteStore:
         except (sqlite3.Error, ValueError) as error:
             raise StoreError(f"the log cannot be read: {error}") from error
         return cast("list[tuple[Any, ...]]", rows)
-
-
-def _revision(connection: sqlite3.Connection, table: str, tenant_id: str) -> int:
-    row = connection.execute(f"SELECT revision FROM {table} WHERE tenant_id = ?", (tenant_id,)).fetchone()
-    return row[0] if row else 0
-
-
-def _prepare(path: Path) -> tuple[int, str, sqlite3.Connection]:
-    """The lock, the epoch and the connection that writes."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        epoch = _migrate(path)
-        return lock, epoch, connect(path)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise StoreError(f"{path} is in use by another process") from error
-    except Exception as error:
-        os.close(lock)
-        raise StoreError(f"{path} cannot be opened: {error}") from error
-
-
-def _migrate(path: Path) -> str:
-    """Bring the tables up to date, and return the store's epoch."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
-    with engine.begin() as connection:
-        upgrade(connection)
-        connection.execute(
-            text("INSERT INTO meta (name, value) VALUES ('epoch', :value) ON CONFLICT DO NOTHING"),
-            {"value": secrets.token_hex(EPOCH_BYTES)},
-        )
-        row = connection.execute(text("SELECT value FROM meta WHERE name = 'epoch'")).one()
-        return str(row[0])
