@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from voxplane.cli import agents, failures, nodes, sides, watch
+from voxplane.cli import agents, chat, failures, nodes, sides, watch
 
 app = typer.Typer(
     name="voxplane",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command(context_settings=sides.FORWARD)(sides.serve)
 app.command(context_settings=sides.FORWARD)(sides.node)
+app.command("chat")(chat.command)
 app.add_typer(agents.app, name="agents")
 app.command("watch")(watch.command)
 app.add_typer(nodes.app, name="nodes")

@@ -49,6 +49,14 @@ class CommandError(Exception):
         self.hint = hint
 
 
+class StatusError(Exception):
+    """A google.rpc.Status that came as a message, not as a call's end."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What is shown of an error. `retry_after` is in seconds."""
@@ -81,6 +89,8 @@ def failure_of(error: Exception, server: str = "") -> Failure | None:
             return Failure(error.message, violations=error.violations, exit_code=EXIT_USAGE)
         case CommandError():
             return Failure(error.message, hint=error.hint)
+        case StatusError():
+            return of_status(error.status)
         case grpc.aio.AioRpcError():
             return _of_call(error, server)
         case _:
@@ -104,7 +114,7 @@ def _of_call(error: grpc.aio.AioRpcError, server: str) -> Failure:
     status = _status_of(error)
     if status is not None:
         return of_status(status)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or ""):
         return Failure(
             f"nobody answers at {server}" if server else "nobody answers",
             code=error.code().name,
@@ -126,7 +136,7 @@ def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
 def _retry_after(status: status_pb2.Status) -> float | None:
     for detail in status.details:
         info = error_details_pb2.RetryInfo()
-        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
+        if detail.Unpack(info):
             return info.retry_delay.ToNanoseconds() / 1e9
     return None
 

@@ -17,7 +17,7 @@ from voxplane.cli.failures import UsageError
 GROUP = "voxplane.commands"
 _EXTRAS = {"serve": "server", "node": "node"}
 
-FORWARD = {
+FORWARD: dict[str, Any] = {
     "allow_extra_args": True,
     "allow_interspersed_args": False,
     "ignore_unknown_options": True,

@@ -1,1 +1,0 @@
-"""`voxplane chat`: a text session on a node of this machine."""
