@@ -33,7 +33,8 @@ class _Log:
     floor: int = 0
     entries: list[Entry] = field(default_factory=list[Entry])
     answers: dict[str, tuple[float, Answer]] = field(default_factory=dict[str, tuple[float, Answer]])
-    snapshot: log_pb2.Snapshot | None = None
+    snapshot: bytes = b""
+    snapshot_revision: int = 0
 
 
 class MemoryStore:
@@ -75,7 +76,10 @@ class MemoryStore:
         log = self._logs.get(tenant_id) or _Log()
         if log.revision != expected or meta.previous_hash not in (b"", log.hash):
             raise RevisionConflict(expected, log.revision)
-        entry = make_entry(tenant_id, expected + 1, mutations, meta, log.hash)
+        try:
+            entry = make_entry(tenant_id, expected + 1, mutations, meta, log.hash)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise StoreError(f"the log cannot be written: {error}") from error
         self._logs[tenant_id] = log
         log.entries.append(entry)
         log.revision, log.hash = entry.revision, entry.hash
@@ -109,21 +113,20 @@ class MemoryStore:
 
     async def snapshot(self, tenant_id: TenantId) -> log_pb2.Snapshot | None:
         """See LogStore.snapshot."""
-        return self._log(tenant_id).snapshot
+        saved = self._log(tenant_id).snapshot
+        return log_pb2.Snapshot.FromString(saved) if saved else None
 
     async def save_snapshot(self, snapshot: log_pb2.Snapshot) -> None:
         """See LogStore.save_snapshot."""
         log = self._log(TenantId(snapshot.tenant_id))
-        saved = log.snapshot.revision if log.snapshot else 1
-        if not saved <= snapshot.revision <= log.revision:
+        if not max(log.snapshot_revision, 1) <= snapshot.revision <= log.revision:
             raise StoreError(f"a snapshot of revision {snapshot.revision} does not fit the log")
-        log.snapshot = log_pb2.Snapshot()
-        log.snapshot.CopyFrom(snapshot)
+        log.snapshot, log.snapshot_revision = snapshot.SerializeToString(), snapshot.revision
 
     async def trim(self, tenant_id: TenantId, through: int) -> int:
         """See LogStore.trim."""
         log = self._log(tenant_id)
-        through = min(through, log.snapshot.revision if log.snapshot else 0)
+        through = min(through, log.snapshot_revision)
         if through > log.floor:
             del log.entries[: through - log.floor]
             log.floor = through
