@@ -7,6 +7,7 @@ repeats its reports. Calls are synchronous and belong to the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
@@ -64,7 +65,7 @@ class Fleet:
         self._nodes_max = nodes_max
         self._nodes: dict[str, NodeRecord] = {}
         self._streams: dict[str, NodeRecord] = {}
-        self._gone: dict[str, None] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
         self._followers: set[Changes] = set()
 
     def open(self, stream_id: str, request: sync_pb2.WatchConfigRequest) -> str:

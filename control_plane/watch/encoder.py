@@ -53,12 +53,13 @@ class Suffix:
     __slots__ = ("_head",)
 
     def __init__(self, stream_id: str) -> None:
-        self._head = _Response(stream_id=stream_id).SerializeToString()
+        empty_nonce = _key(_Response.NONCE_FIELD_NUMBER, 0)
+        self._head = _Response(stream_id=stream_id).SerializeToString() + empty_nonce[:-1]
 
     def bytes(self, nonce: int) -> bytes:
         """The stream's id and the nonce."""
         digits = b"%d" % nonce
-        return self._head + _key(_Response.NONCE_FIELD_NUMBER, len(digits)) + digits
+        return self._head + bytes((len(digits),)) + digits
 
 
 class Encoder:

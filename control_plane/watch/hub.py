@@ -3,9 +3,10 @@
 The rules that it keeps:
 
 - A writer never waits for a watcher: a commit marks its tenant and asks for one
-  turn of the loop, however many commits come in it. That turn wakes the
-  streams of the marked tenants; each looks at the newest state when it can
-  send.
+  turn of the loop, however many commits come in it. From that turn on the
+  streams of the marked tenants are woken, WAKES_PER_TURN at a time, so that
+  answers to writers and reports of nodes go out between them. Each stream
+  looks at the newest state when it can send.
 - What waits for a slow reader is a set of tenants to look at and the one
   transfer that is being sent, never a queue of changes.
 - The bytes of a message are made when it is its turn, and shared.
@@ -21,7 +22,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -55,6 +56,7 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 STREAMS_MAX = 20_000
 STREAM_ID_BYTES = 8
 RECONNECT_SECONDS = 1.0
+WAKES_PER_TURN = 64
 
 Write = Callable[[bytes], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
@@ -99,25 +101,29 @@ class Stream:
         self.slot = -1
         self._hub = hub
         self._suffix = Suffix(stream_id)
-        self._dirty: dict[TenantId, None] = {}
+        self._dirty: OrderedDict[TenantId, None] = OrderedDict()
         self._heartbeat_due = False
         self._ending: VoxplaneError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def look_at(self, tenant_id: TenantId) -> None:
-        """The tenant has changed, or is to be sent for the first time."""
+    def mark(self, tenant_id: TenantId) -> None:
+        """The tenant has changed; `wake` is to follow."""
         self._dirty[tenant_id] = None
-        self._wake()
 
     def heartbeat_due(self) -> None:
         """It is time for a heartbeat."""
         self._heartbeat_due = True
-        self._wake()
+        self.wake()
 
     def end(self, error: VoxplaneError) -> None:
         """End the stream at the next message."""
         self._ending = self._ending or error
-        self._wake()
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to send."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def serve(self, write: Write) -> NoReturn:
         """Send what there is to send, until the stream ends: with
@@ -159,8 +165,7 @@ class Stream:
         if self._heartbeat_due:
             self._heartbeat_due = False
             return HeartbeatDue()
-        tenant_id = next(iter(self._dirty))
-        del self._dirty[tenant_id]
+        tenant_id, _ = self._dirty.popitem(last=False)
         return StateChanged(self._hub.newest(self, tenant_id) or await self._hub.tenants.get(tenant_id))
 
     async def _woken(self) -> None:
@@ -169,10 +174,6 @@ class Stream:
             await self._waiter
         finally:
             self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Hub:
@@ -197,6 +198,7 @@ class Hub:
         self._watchers: dict[str, dict[Stream, None]] = {}
         self._pins: Counter[TenantId] = Counter()
         self._marked: dict[TenantId, None] = {}
+        self._sleepers: deque[Stream] = deque()
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
         tenants.subscribe(self._changed)
@@ -315,16 +317,25 @@ class Hub:
         if state.tenant_id not in self._watchers and ALL_TENANTS not in self._watchers:
             return
         if not self._marked:
-            asyncio.get_running_loop().call_soon(self._wake)
+            asyncio.get_running_loop().call_soon(self._look)
         self._marked[state.tenant_id] = None
 
-    def _wake(self) -> None:
+    def _look(self) -> None:
         marked, self._marked = self._marked, {}
+        waking = bool(self._sleepers)
         for tenant_id in marked:
-            for stream in self._watchers.get(tenant_id, ()):
-                stream.look_at(tenant_id)
-            for stream in self._watchers.get(ALL_TENANTS, ()):
-                stream.look_at(tenant_id)
+            for watched in (tenant_id, ALL_TENANTS):
+                for stream in self._watchers.get(watched, ()):
+                    stream.mark(tenant_id)
+                    self._sleepers.append(stream)
+        if not waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(WAKES_PER_TURN, len(self._sleepers))):
+            self._sleepers.popleft().wake()
+        if self._sleepers:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
 
 def _shutting_down() -> VoxplaneError:
