@@ -1,32 +1,63 @@
 """Prompts are Liquid templates over declared variables, rendered in bounds.
 
-Every variable that a template names must be declared in dynamic_vars or be a
-builtin, also in branches that are not taken, so that what is missing is found
+Every variable that a template names must have a value wherever the rendering
+may come, also in branches that are not taken, so that what is missing is found
 when the config is written and not when the call comes. Messages name the
-variable and the line, and never repeat the template.
+variable and the line, and never repeat the template or a value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from liquid import BoundTemplate, Environment, StrictUndefined
-from liquid.exceptions import LiquidError, ResourceLimitError
+from liquid.exceptions import (
+    FilterArgumentError,
+    FilterValueError,
+    LiquidError,
+    LiquidSyntaxError,
+    LiquidTypeError,
+    LocalNamespaceLimitError,
+    LoopIterationLimitError,
+    OutputStreamLimitError,
+    ResourceLimitError,
+    UndefinedError,
+)
 
 from voxplane.errors import Violation, VoxplaneError
+from voxplane.template import (
+    BLOCK_WORDS,
+    FILTERS,
+    LOOP_ITERATIONS_MAX,
+    NAMESPACE_BYTES_MAX,
+    NESTING_MAX,
+    OUTPUT_BYTES_MAX,
+    TAGS,
+    Template,
+    TemplateError,
+    read_template,
+)
+from voxplane.template_check import mistakes
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
-LOOP_ITERATIONS_MAX = 1_000
-OUTPUT_BYTES_MAX = 128 * 1024
-NAMESPACE_BYTES_MAX = 64 * 1024
-NESTING_MAX = 20
 TEMPLATES_CACHED_MAX = 256
+VIOLATIONS_MAX = 20
 
 BUILTINS = ("tenant_id", "agent_id", "session_id", "user_id")
+"""Variables that every call has."""
 PATH = "prompt_config.instructions"
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\[.*\]", re.DOTALL)
+_LIMITS: Mapping[type[ResourceLimitError], str] = {
+    LoopIterationLimitError: f"more than {LOOP_ITERATIONS_MAX} loop iterations, or a longer range",
+    OutputStreamLimitError: f"more than {OUTPUT_BYTES_MAX} bytes of text",
+    LocalNamespaceLimitError: f"more than {NAMESPACE_BYTES_MAX} bytes in assigned variables",
+}
+_NESTED = f"nested more than {NESTING_MAX} deep, or an expression is too long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +69,18 @@ class RenderedPrompt:
     defaulted: dict[str, str]
 
 
-class _Templates(Environment):
-    loop_iteration_limit = LOOP_ITERATIONS_MAX
-    output_stream_limit = OUTPUT_BYTES_MAX
-    local_namespace_limit = NAMESPACE_BYTES_MAX
-    context_depth_limit = NESTING_MAX
-
-
-_TEMPLATES = _Templates(undefined=StrictUndefined, strict_filters=True)
-for _tag in ("include", "render"):
-    del _TEMPLATES.tags[_tag]
-
-
 def check_prompt(prompt: agent_config_pb2.PromptConfig) -> None:
-    """Find what would fail in a call: syntax, variables that are not declared,
-    and limits. Raises VoxplaneError(INVALID_PROMPT) with a violation each."""
-    template = _parse(prompt.instructions)
-    declared = {*prompt.dynamic_vars, *BUILTINS}
-    missing: list[Violation] = []
-    for name, uses in template.analyze().globals.items():
-        if name not in declared:
-            line = _line(prompt.instructions, uses[0].span.index)
-            missing.append(Violation(PATH, f"line {line}: variable {name!r} is not in dynamic_vars"))
-    if missing:
-        raise _invalid(missing)
-    render_prompt(prompt, {}, {})
+    """Find what would fail in a call: syntax, variables without a value,
+    unknown filters, and limits, by a rendering with the defaults.
+
+    Raises VoxplaneError(INVALID_PROMPT) with a violation each.
+    """
+    source = prompt.instructions
+    template = _read(source)
+    found = list(mistakes(template, {*prompt.dynamic_vars, *BUILTINS}))
+    if found:
+        raise _invalid([_violation(source, index, said) for index, said in sorted(found)])
+    render_prompt(prompt, {}, {name: f"a-{name}" for name in BUILTINS})
 
 
 def render_prompt(
@@ -73,54 +91,79 @@ def render_prompt(
 
     Raises VoxplaneError(INVALID_PROMPT).
     """
-    template = _parse(prompt.instructions)
-    values: dict[str, str] = dict.fromkeys(BUILTINS, "")
-    values |= dict(prompt.dynamic_vars) | dict(variables) | dict(builtins)
+    source = prompt.instructions
+    template = _read(source)
+    values: dict[str, str] = dict(prompt.dynamic_vars) | dict(variables)
+    values |= dict.fromkeys(BUILTINS, "") | dict(builtins)
     try:
         text = template.render(values)
     except LiquidError as error:
-        raise _invalid([Violation(PATH, _describe(error))]) from None
+        raise _invalid([_of_liquid(source, error)]) from None
     except RecursionError:
-        raise _invalid([Violation(PATH, "nested too deeply")]) from None
-    named = template.analyze().globals
+        raise _invalid([Violation(PATH, _NESTED)]) from None
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
+        # filters raise these on values that they do not expect
+        raise _invalid([Violation(PATH, "a filter cannot take what it is given")]) from None
+    named = _named(source)
     defaulted = {
         name: default
         for name, default in prompt.dynamic_vars.items()
-        if name in named and name not in variables and name not in builtins
+        if name in named and name not in variables and name not in BUILTINS and name not in builtins
     }
     return RenderedPrompt(text, defaulted)
 
 
 @lru_cache(maxsize=TEMPLATES_CACHED_MAX)
-def _parse(instructions: str) -> BoundTemplate:
+def _read(source: str) -> Template:
     try:
-        return _TEMPLATES.from_string(instructions)
+        return read_template(source)
+    except TemplateError as error:
+        raise _invalid([_violation(source, error.index, error.description)]) from None
     except LiquidError as error:
-        raise _invalid([Violation(PATH, _describe(error))]) from None
+        raise _invalid([_of_liquid(source, error)]) from None
     except RecursionError:
-        raise _invalid([Violation(PATH, "nested too deeply")]) from None
+        raise _invalid([Violation(PATH, _NESTED)]) from None
 
 
-def _describe(error: LiquidError) -> str:
-    token = error.token
-    where = f"line {_line(token.source, token.start_index)}: " if token is not None else ""
-    if isinstance(error, ResourceLimitError):
-        return (
-            f"{where}a limit is exceeded: at most {LOOP_ITERATIONS_MAX} loop iterations, "
-            f"{OUTPUT_BYTES_MAX} bytes of output, {NAMESPACE_BYTES_MAX} bytes of variables, "
-            f"{NESTING_MAX} levels"
-        )
-    reason = str(error.args[0]) if error.args else "not a valid template"
-    return f"{where}{reason}"
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _named(source: str) -> frozenset[str]:
+    """The variables that the template takes from outside."""
+    return frozenset(_read(source).analyze().globals)
 
 
-def _line(source: str, index: int) -> int:
-    return source.count("\n", 0, max(index, 0)) + 1
+def _of_liquid(source: str, error: LiquidError) -> Violation:
+    word = error.token.value if error.token is not None and _WORD.fullmatch(error.token.value) else ""
+    match error:
+        case ResourceLimitError():
+            said = f"the template exceeds a limit: {_LIMITS.get(type(error), 'too much work')}"
+            if type(error).__name__ in ("BlockNestingError", "ContextDepthError"):
+                said = _NESTED
+        case UndefinedError():
+            said = f"variable {word!r} has no value" if word else "a variable has no value"
+        case FilterArgumentError() | FilterValueError() | LiquidTypeError():
+            said = f"filter {word!r}" if word in FILTERS else "a filter"
+            said += " cannot take what it is given"
+        case LiquidSyntaxError():
+            said = _QUOTED.sub(_known, str(error.message))
+        case _:
+            said = "cannot be read" if error.token is None else "cannot be rendered"
+            said = _NESTED if isinstance(error.__cause__, RecursionError) else said
+    return _violation(source, error.token.start_index if error.token is not None else -1, said)
+
+
+def _known(quoted: re.Match[str]) -> str:
+    """A quoted word if it is Liquid's; any other may be the template's."""
+    return quoted[0] if quoted[0][1:-1] in TAGS | BLOCK_WORDS else "…"
+
+
+def _violation(source: str, index: int, said: str) -> Violation:
+    where = f"line {source.count(chr(10), 0, index) + 1}: " if index >= 0 else ""
+    return Violation(PATH, f"{where}{said}")
 
 
 def _invalid(violations: list[Violation]) -> VoxplaneError:
     return VoxplaneError(
         reason_pb2.ERROR_REASON_INVALID_PROMPT,
         f"the prompt cannot be rendered: {violations[0].description}",
-        violations=violations,
+        violations=violations[:VIOLATIONS_MAX],
     )
