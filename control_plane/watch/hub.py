@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -157,7 +157,8 @@ class Stream:
             self._dirty[tenant_id] = None
         # Of no tenants there is nothing to send; a sign of life tells the
         # client that it has all there is.
-        self._heartbeat_due = not tenant_ids
+        if not tenant_ids:
+            self._heartbeat_due = True
 
     async def _event(self) -> Event:
         if self._ending:
@@ -198,7 +199,7 @@ class Hub:
         self._watchers: dict[str, dict[Stream, None]] = {}
         self._pins: Counter[TenantId] = Counter()
         self._marked: dict[TenantId, None] = {}
-        self._sleepers: deque[Stream] = deque()
+        self._sleepers: OrderedDict[Stream, None] = OrderedDict()
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
         tenants.subscribe(self._changed)
@@ -299,6 +300,7 @@ class Hub:
 
     def _release(self, stream: Stream) -> None:
         self._streams.pop(stream.stream_id, None)
+        self._sleepers.pop(stream, None)
         self.pace.forget(stream)
         watchers = self._watchers[stream.tenant_id]
         del watchers[stream]
@@ -327,13 +329,13 @@ class Hub:
             for watched in (tenant_id, ALL_TENANTS):
                 for stream in self._watchers.get(watched, ()):
                     stream.mark(tenant_id)
-                    self._sleepers.append(stream)
+                    self._sleepers[stream] = None
         if not waking:
             self._wake_some()
 
     def _wake_some(self) -> None:
         for _ in range(min(WAKES_PER_TURN, len(self._sleepers))):
-            self._sleepers.popleft().wake()
+            self._sleepers.popitem(last=False)[0].wake()
         if self._sleepers:
             asyncio.get_running_loop().call_soon(self._wake_some)
 

@@ -26,6 +26,8 @@ PART_BYTES_MAX = 3 * 1024 * 1024
 """Bytes of items in one message: gRPC clients take 4 MiB unless told."""
 
 PLANS_PER_VIEW_MAX = 1_000
+DECLARED_PLANS_MAX = 32
+"""Of clients that come; those that come back together declare the same."""
 
 _From = tuple[View, int]
 """Where transfers start: what clients have, and the revision they know of."""
@@ -40,7 +42,8 @@ class _Plans:
     parts: dict[tuple[_From, tuple[str, ...]], tuple[Part, ...]] = field(
         default_factory=dict[tuple[_From, tuple[str, ...]], tuple[Part, ...]]
     )
-    transfers: dict[Declared | Level, Transfer] = field(default_factory=dict[Declared | Level, Transfer])
+    declared: dict[Declared, Transfer] = field(default_factory=dict[Declared, Transfer])
+    levels: dict[Level, Transfer] = field(default_factory=dict[Level, Transfer])
 
 
 @dataclass(slots=True)
@@ -60,12 +63,19 @@ class Planner:
     def transfer(self, have: Declared | Level, state: TenantState, scope: Scope) -> Transfer:
         """What brings a client from what it has to the state."""
         plans = self._plans(state, scope)
-        found = plans.transfers.get(have)
+        if isinstance(have, Declared):
+            found = plans.declared.get(have)
+            if found is None:
+                if len(plans.declared) >= DECLARED_PLANS_MAX:
+                    plans.declared.clear()
+                found = plans.declared[have] = self._first(have, plans.view)
+            return found
+        found = plans.levels.get(have)
         if found is None:
-            if len(plans.transfers) >= PLANS_PER_VIEW_MAX:
-                for memory in (plans.transfers, plans.differences, plans.parts):
+            if len(plans.levels) >= PLANS_PER_VIEW_MAX:
+                for memory in (plans.levels, plans.differences, plans.parts):
                     memory.clear()
-            found = plans.transfers[have] = self._plan(have, plans)
+            found = plans.levels[have] = self._next(have, plans)
         return found
 
     def forget(self, tenant_id: TenantId) -> None:
@@ -83,12 +93,14 @@ class Planner:
             plans = newest.plans[scope] = _Plans(view_of(state, scope))
         return plans
 
-    def _plan(self, have: Declared | Level, plans: _Plans) -> Transfer:
+    def _first(self, have: Declared, view: View) -> Transfer:
+        difference = from_declared(have, view)
+        missing = missing_contents(difference, have.contents)
+        parts = split(difference, missing, view, self._part_bytes_max)
+        return Transfer(parts, level_after(difference, have, view), difference.removed)
+
+    def _next(self, have: Level, plans: _Plans) -> Transfer:
         view = plans.view
-        if isinstance(have, Declared):
-            difference = from_declared(have, view)
-            parts = split(difference, missing_contents(difference, have.contents), view, self._part_bytes_max)
-            return Transfer(parts, level_after(difference, have, view), difference.removed)
         if have.view.epoch == view.epoch and view.number <= have.view.number:
             return Transfer((), have)
         start = (have.view, have.told)

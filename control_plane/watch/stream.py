@@ -234,6 +234,8 @@ class StreamState:
                 )
             )
         transfer = self._planner.transfer(have, state, self._scope)
+        if self._tenant_id != ALL_TENANTS:
+            self._contents = frozenset()
         self._levels[state.tenant_id] = transfer.after
         return self._send(state.tenant_id, transfer.after, transfer.removed, transfer.parts)
 
