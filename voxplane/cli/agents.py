@@ -241,8 +241,12 @@ async def _version(
 
 
 def _print_field(change: FieldChange) -> None:
-    out.print(f"[bold]{escape(change.path)}[/]")
     before, after = _lines(change.old), _lines(change.new)
+    if len(before) < 2 and len(after) < 2:
+        old, new = (escape("".join(lines)) or "unset" for lines in (before, after))
+        out.print(f"[bold]{escape(change.path)}[/]  [red]{old}[/] → [green]{new}[/]")
+        return
+    out.print(f"[bold]{escape(change.path)}[/]")
     for line in list(difflib.unified_diff(before, after, n=1, lineterm=""))[2:]:
         colour = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "")
         out.print(f"  [{colour}]{escape(line)}[/]" if colour else f"  {escape(line)}")
