@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from voxplane.cli import agents, chat, failures, nodes, sides, watch
+from voxplane.cli import agents, chat, dev, failures, nodes, sides, watch
+from voxplane.cli.children import END_WITH_STDIN, end_with_stdin
 
 app = typer.Typer(
     name="voxplane",
@@ -19,11 +22,32 @@ app = typer.Typer(
 )
 app.command(context_settings=sides.FORWARD)(sides.serve)
 app.command(context_settings=sides.FORWARD)(sides.node)
+app.command("dev")(dev.command)
 app.command("chat")(chat.command)
 app.add_typer(agents.app, name="agents")
 app.command("watch")(watch.command)
 app.add_typer(nodes.app, name="nodes")
 app.command("wait")(nodes.wait)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("voxplane"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    with_stdin: Annotated[
+        bool, typer.Option(END_WITH_STDIN, hidden=True, help="End when standard input does.")
+    ] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """The control plane for LiveKit voice agents."""
+    if with_stdin:
+        end_with_stdin()
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ CALL_SECONDS_MAX = 15.0
 EXIT_INTERRUPTED = 130
 DEFAULT_SERVER = "127.0.0.1:50051"
 DEFAULT_DATA_DIR = Path(".voxplane")
+_LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
 
 Server = Annotated[
     str, typer.Option("--server", envvar="VOXPLANE_SERVER", help="Address of the control plane.")
@@ -39,11 +40,17 @@ class Client:
         self.nodes = nodes_grpc.NodeServiceStub(channel)
 
 
+def open_channel(server: str) -> grpc.aio.Channel:
+    """A channel; what is on this machine is never asked through a proxy."""
+    local = server.startswith(_LOOPBACK)
+    return grpc.aio.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)] if local else None)
+
+
 def call(server: str, as_json: bool, use: Callable[[Client], Awaitable[T]]) -> T:
     """Connect, use the client, and end with the error's exit code if it fails."""
 
     async def connected() -> T:
-        async with grpc.aio.insecure_channel(server) as channel:
+        async with open_channel(server) as channel:
             return await use(Client(channel))
 
     return run(connected(), as_json=as_json, server=server)

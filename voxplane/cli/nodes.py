@@ -132,15 +132,23 @@ def wait(
 
 def print_convergence(answer: pb2.WaitForConvergenceResponse) -> None:
     """Who has the revision, who does not, and why."""
+    out.print(*convergence_lines(answer), sep="\n")
+
+
+def convergence_lines(answer: pb2.WaitForConvergenceResponse) -> list[str]:
+    """The lines of `print_convergence`, in rich's markup."""
     waited = answer.waited.ToMilliseconds()
     verdict = "[green]every node runs[/]" if answer.converged else "[red]not every node runs[/]"
     count = f"{len(answer.nodes)} node{'s' * (len(answer.nodes) != 1)}"
-    out.print(f"{verdict} revision {answer.revision.number} ({count}, waited {waited} ms)")
+    lines = [f"{verdict} revision {answer.revision.number} ({count}, waited {waited} ms)"]
     for node in answer.nodes:
         state = node_pb2.ConvergenceState.Name(node.state).removeprefix("CONVERGENCE_STATE_")
-        out.print(f"  {node.node_id} [{COLOURS[state]}]{state}[/] acked {node.acked_revision}")
+        lines.append(f"  {node.node_id} [{COLOURS[state]}]{state}[/] acked {node.acked_revision}")
         for lagging in node.lagging:
             why = escape(lagging.error.message)
-            out.print(f"    {lagging.name} {_phase(lagging.phase)} {why}")
-            for violation in violations_of(lagging.error):
-                out.print(f"      [yellow]{escape(violation.field)}[/]: {escape(violation.description)}")
+            lines.append(f"    {lagging.name} {_phase(lagging.phase)} {why}")
+            lines += [
+                f"      [yellow]{escape(violation.field)}[/]: {escape(violation.description)}"
+                for violation in violations_of(lagging.error)
+            ]
+    return lines

@@ -107,13 +107,13 @@ def milliseconds(duration: Duration) -> str:
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
 
 
-def fields_table(fields: dict[str, Any]) -> Table:
-    """Names and values of a reply's fields."""
+def fields_table(fields: dict[str, Any], mark: str = "") -> Table:
+    """Names and values of a reply's fields; the field `mark` stands out."""
     table = Table.grid(padding=(0, 1))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name, Text(shown(value)))
+        table.add_row(name, Text(shown(value)), style="bold green" if name == mark else None)
     return table
 
 
