@@ -20,7 +20,8 @@ NUMBER_SPAN = 100
 # how a schema that was compiled here says the bounds of a string's length
 _LENGTHS = re.compile(r"\^\[\\s\\S\]\{(\d+),(\d*)\}\$")
 _DELIVERY = re.compile(r"instruction|style|tone|delivery|manner|emotion|mood")
-_SPEECH = re.compile(r"response|reply|answer|message|speech|spoken|say|utterance|greeting|question|text")
+_QUESTION = re.compile(r"question")
+_SPEECH = re.compile(r"response|reply|answer|message|speech|spoken|say|utterance|greeting|text")
 
 Schema = Mapping[str, Any]
 
@@ -120,6 +121,8 @@ class _Writer:
             return plain_reply(self._situation)
         if _DELIVERY.search(name):
             return "Speak calmly and clearly, at an even pace."
+        if _QUESTION.search(name):
+            return f"What more can you tell me about “{self._situation.user}”?"
         return f"{name.replace('_', ' ')} after turn {self._situation.turn}"
 
     def _integer(self, name: str, schema: Schema) -> int:

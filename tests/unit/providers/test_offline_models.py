@@ -84,6 +84,14 @@ async def test_a_structured_reply_shows_it_in_the_spoken_field() -> None:
     jsonschema.validate(fields, schema)
 
 
+async def test_a_question_is_no_second_speech() -> None:
+    """A field for a question asks about the user's words, beside the spoken field."""
+    schema = strict({"answer": {"type": "string"}, "follow_up_question": {"type": "string"}})
+    found = json.loads("".join(await reply(offline(), "I build bridges", schema)))
+    assert found["answer"].startswith("[offline]")
+    assert found["follow_up_question"] == "What more can you tell me about “I build bridges”?"
+
+
 async def test_equal_situations_give_equal_replies() -> None:
     """The reply is a function of what it shows."""
     schema = strict({"text": {"type": "string"}, "score": {"type": "number"}, "ok": {"type": "boolean"}})
