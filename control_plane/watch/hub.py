@@ -130,7 +130,7 @@ class Stream:
         VoxplaneError, or with what `write` raises."""
         await self._begin()
         while True:
-            if not (self._dirty or self._heartbeat_due or self._ending):
+            while not (self._dirty or self._heartbeat_due or self._ending):
                 await self._woken()
             for action in self.state.receive(await self._event()):
                 match action:

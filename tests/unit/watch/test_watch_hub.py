@@ -38,6 +38,7 @@ class Sink:
     async def _serve(self) -> None:
         try:
             with self._hub.open(self._request) as stream:
+                self.stream = stream
                 await stream.serve(self._write)
         except VoxplaneError as error:
             self.error = error
@@ -127,6 +128,23 @@ async def test_a_writer_is_answered_before_all_streams_are_woken(world: World) -
     assert served < 500
     await world.settle()
     assert all(sink.client.number(TENANT) == 2 for sink in sinks)
+
+
+async def test_a_wake_that_comes_late_is_harmless(world: World) -> None:
+    """Streams that have looked by themselves, because a heartbeat was due, are
+    not put out when their turn to be woken comes."""
+    await world.create()
+    sinks = [world.watch() for _ in range(500)]
+    await world.settle()
+    for number in range(10):
+        change = asyncio.create_task(world.update(f"Change {number}."))
+        await world.clock.advance(5)
+        await change
+    for sink in sinks:
+        sink.stream.wake()
+    await world.settle()
+    assert [sink.error for sink in sinks if sink.task.done()] == []
+    assert all(sink.client.number(TENANT) == 11 for sink in sinks)
 
 
 async def test_heartbeats_keep_the_interval_and_part(world: World) -> None:
