@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from control_plane.store.memory import MemoryStore
 
 from control_plane.services import decisions
 from control_plane.state import Tenants, TenantState
 from control_plane.state.residents import IDLE_SECONDS_MAX
 from control_plane.state.tenants import SNAPSHOT_COMMITS
 from control_plane.store import StoreError
+from control_plane.store.memory import MemoryStore
 from tests.unit.services.agent_requests import AGENT, TENANT, create, update
 from tests.unit.state.gated_store import GatedStore
 from tests.virtual_clock import VirtualClock
