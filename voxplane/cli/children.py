@@ -23,16 +23,18 @@ from typing import Any, cast
 END_WITH_STDIN = "--end-with-stdin"
 ORPHAN_SECONDS_MAX = 20.0
 LOG_LINES_SHOWN = 4
+LOG_BYTES_MAX = 10_000_000
 
 
 class Child:
     """A running `voxplane` command; its output is in the file `log`."""
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, log: Path, stop_seconds: float
+        self, name: str, process: asyncio.subprocess.Process, log: Path, begin: int, stop_seconds: float
     ) -> None:
         self.name = name
         self.log = log
+        self._begin = begin
         self._stop_seconds = stop_seconds
         self._process = process
 
@@ -69,7 +71,10 @@ class Child:
 
     def last_words(self) -> list[str]:
         """The end of its log, as people read it."""
-        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        with self.log.open("rb") as log:
+            log.seek(self._begin)
+            text = log.read().decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip()]
         return [_plain(line) for line in lines[-LOG_LINES_SHOWN:]]
 
     def _signal(self, number: signal.Signals) -> None:
@@ -81,9 +86,12 @@ async def start_child(
     name: str, *arguments: str, log: Path, environment: Mapping[str, str], stop_seconds: float
 ) -> Child:
     """Run `voxplane ARGUMENTS`; `environment` is added to this process's own.
-    The log is begun anew."""
+    Its output is added to the log, which is begun anew if it is large."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
+    with log.open("ab") as out:
+        if out.tell() > LOG_BYTES_MAX:
+            out.truncate(0)
+        begin = out.tell()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voxplane", END_WITH_STDIN, *arguments),
             stdin=asyncio.subprocess.PIPE,
@@ -92,7 +100,7 @@ async def start_child(
             env={**os.environ, **environment},
             start_new_session=True,
         )
-    return Child(name, process, log, stop_seconds)
+    return Child(name, process, log, begin, stop_seconds)
 
 
 def end_with_stdin() -> None:

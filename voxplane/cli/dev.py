@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -103,7 +104,8 @@ def _free_address(address: str) -> str:
         with socket.create_server((host.strip("[]"), int(port))) as probe:
             return f"{host}:{probe.getsockname()[1]}"
     except (OSError, ValueError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not HOST:PORT"
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = "another program listens there" if taken else "it is no free HOST:PORT of this machine"
         hint = (
             "perhaps another `voxplane dev` runs: stop it, or choose a port by --grpc-listen 127.0.0.1:50061"
         )
@@ -273,7 +275,7 @@ def _print_next(plan: Plan, console: Console) -> None:
     console.print("Type in another terminal:")
     for line in (
         f"chat interview{folder}",
-        f"agents add-field interview mood str{server}",
+        f"agents add-field interview topic str{server}",
         f"agents history interview{server}",
         f"agents rollback interview{server}",
         f"watch{server}",

@@ -43,8 +43,6 @@ NEW_FIELD = "follow_up_question"
 STAGES = {"introduction", "experience", "problem_solving", "closing"}
 EVENT_SECONDS_MAX = 20.0
 RESTORE_SECONDS_MAX = 3.0
-READ_SECONDS = 2.0
-"""Time to read a step, at a terminal."""
 HISTORY_SHOWN = 5
 
 
@@ -70,7 +68,7 @@ class Stage:
     screen: TourScreen
     tenant: str
     first_version: int
-    first_revision: int
+    patience: float
     replies: list[tuple[Reply, relay_pb2.ChatTurn]] = field(
         default_factory=list[tuple[Reply, relay_pb2.ChatTurn]]
     )
@@ -106,10 +104,10 @@ class Stage:
 
     async def _next(self) -> relay_pb2.ChatResponse:
         try:
-            async with asyncio.timeout(EVENT_SECONDS_MAX):
+            async with asyncio.timeout(self.patience):
                 event = await self.session.receive()
         except TimeoutError:
-            raise StepFailed(f"nothing came from the call within {EVENT_SECONDS_MAX:g} s") from None
+            raise StepFailed(f"nothing came from the call within {self.patience:g} s") from None
         if event is None:
             raise StepFailed("the call has ended")
         if event.HasField("swap"):
@@ -257,15 +255,16 @@ STEPS = (
 )
 
 
-async def play(place: Place, console: Console) -> None:
-    """Play all steps. Raises CommandError that names the step that failed."""
+async def play(place: Place, console: Console, patience: float = EVENT_SECONDS_MAX) -> None:
+    """Play all steps. Raises CommandError that names the step that failed; one
+    that waits longer than `patience` seconds for the call has failed."""
     screen = TourScreen(console)
     began = time.monotonic()
     async with open_channel(place.server) as channel:
         client = Client(channel)
         own = await _prepare(client, place.tenant)
         try:
-            await _play(client, place, screen, READ_SECONDS if console.is_terminal else 0)
+            await _play(client, place, screen, patience)
         finally:
             with suppress(grpc.aio.AioRpcError, TimeoutError):
                 async with asyncio.timeout(RESTORE_SECONDS_MAX):
@@ -274,13 +273,13 @@ async def play(place: Place, console: Console) -> None:
     screen.end("The tour", [f"all {len(STEPS)} steps happened, in {seconds:.1f} s"])
 
 
-async def _play(client: Client, place: Place, screen: TourScreen, pause: float) -> None:
+async def _play(client: Client, place: Place, screen: TourScreen, patience: float) -> None:
     live = await _live(client, place.tenant)
     caller = relay_pb2.CallerContext(
         tenant_id=place.tenant, agent_id=AGENT, user_id=USER.lower(), variables={"candidate_name": USER}
     )
     async with open_session(place.socket, caller) as session:
-        stage = Stage(client, session, screen, place.tenant, live.version.number, live.revision.number)
+        stage = Stage(client, session, screen, place.tenant, live.version.number, patience)
         for number, step in enumerate(STEPS, 1):
             screen.heading(number, step.title)
             try:
@@ -293,7 +292,7 @@ async def _play(client: Client, place: Place, screen: TourScreen, pause: float) 
                 raise CommandError(
                     f"step {number} of the tour, “{step.title}”, did not happen: {error.details()}"
                 ) from error
-            await asyncio.sleep(pause)
+            await screen.pause()
         await session.hang_up()
 
 

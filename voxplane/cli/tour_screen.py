@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rich.columns import Columns
+import asyncio
+
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
@@ -15,6 +16,7 @@ from voxplane.cli.failures import Failure, headline
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 
 WIDTH_MAX = 100
+READ_SECONDS = 2.0
 REPLY_SHARE = 0.5
 
 
@@ -24,6 +26,11 @@ class TourScreen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._width = min(console.width, WIDTH_MAX)
+
+    async def pause(self) -> None:
+        """Time to read a step, where somebody may read."""
+        if self._console.is_terminal:
+            await asyncio.sleep(READ_SECONDS)
 
     def heading(self, number: int, title: str) -> None:
         """A step begins."""
@@ -76,13 +83,13 @@ class TourScreen:
 
     def show(self, what: RenderableType) -> None:
         """Anything else, such as a table."""
-        self._console.print(Padding(what, (0, 0, 0, 2)), width=self._width)
+        self._console.print(Padding(what, (0, 0, 0, 2), expand=False), width=self._width)
 
     def end(self, title: str, lines: list[str]) -> None:
         """The tour is over."""
         self._console.print()
-        panel = Panel(Columns(lines), title=title, title_align="left", border_style="green")
+        panel = Panel("\n".join(lines), title=title, title_align="left", border_style="green")
         self._console.print(panel, width=self._width)
 
     def _line(self, text: Text) -> None:
-        self._console.print(Padding(text, (0, 0, 0, 2)), width=self._width)
+        self._console.print(Padding(text, (0, 0, 0, 2), expand=False), width=self._width)
