@@ -27,8 +27,9 @@ from control_plane.store.log import (
     Entry,
     StoreError,
 )
-from control_plane.store.sqlite_file import LockedFile, prepare
+from control_plane.store.sqlite_file import LockedFile, connect_to_read, prepare
 from control_plane.store.sqlite_group import ANSWER, Pending, delete_some, put_snapshot, raise_floor
+from control_plane.store.sqlite_thread import connect
 from control_plane.store.sqlite_writer import SqliteWriter
 from voxplane.names import TenantId
 from voxplane.storage.v1 import log_pb2
@@ -65,9 +66,8 @@ class SqliteStore:
             try:
                 writer = await SqliteWriter.open(file.path, counter.add)
                 undo.push_async_callback(writer.close)
-                reader = await aiosqlite.connect(file.path, isolation_level=None)
+                reader = await connect(partial(connect_to_read, file.path))
                 undo.push_async_callback(reader.close)
-                await reader.execute("PRAGMA query_only=1")
             except sqlite3.Error as error:
                 raise StoreError(f"{path} cannot be opened: {error}") from error
             return cls(file, writer, reader, counter, undo.pop_all())

@@ -8,7 +8,6 @@ import secrets
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
@@ -57,7 +56,7 @@ def prepare(path: Path) -> LockedFile:
         raise StoreError(f"{path} cannot be opened: {error}") from error
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect_to_write(path: Path) -> sqlite3.Connection:
     """The connection that writes: what it has committed survives a loss of power."""
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS_MAX
@@ -72,6 +71,15 @@ def connect(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that can write nothing."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS_MAX
+    )
+    connection.execute("PRAGMA query_only=1")
     return connection
 
 
@@ -106,7 +114,6 @@ def _check(path: Path) -> None:
 def _migrate(path: Path) -> str:
     """Bring the tables up to date, all or nothing, and return the epoch."""
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    event.listen(engine, "connect", _leave_transactions_to_us)
     event.listen(engine, "begin", _begin)
     with engine.begin() as connection:
         upgrade(connection)
@@ -117,10 +124,6 @@ def _migrate(path: Path) -> str:
         return str(connection.execute(text("SELECT value FROM meta WHERE name = 'epoch'")).scalar_one())
 
 
-def _leave_transactions_to_us(connection: Any, _record: object) -> None:
-    # Left to itself the driver would commit before each CREATE TABLE.
-    connection.isolation_level = None
-
-
 def _begin(connection: Connection) -> None:
+    # Left to itself the driver makes each table in a transaction of its own.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -17,12 +17,12 @@ from typing import TypeVar
 import aiosqlite
 
 from control_plane.store.log import Commit, StoreError
-from control_plane.store.sqlite_file import connect
+from control_plane.store.sqlite_file import connect_to_write
 from control_plane.store.sqlite_group import Pending, write_group
+from control_plane.store.sqlite_thread import connect, run
 
 QUEUED_COMMITS_MAX = 10_000
 GROUP_COMMITS_MAX = 256
-PREFETCHED_ROWS = 64
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class SqliteWriter:
     @classmethod
     async def open(cls, path: Path, on_commits: Callable[[int], None]) -> SqliteWriter:
         """Connect to a file that is prepared. Raises sqlite3.Error, StoreError."""
-        return cls(await aiosqlite.Connection(partial(connect, path), PREFETCHED_ROWS), on_commits)
+        return cls(await connect(partial(connect_to_write, path)), on_commits)
 
     def submit(self, pending: Pending) -> None:
         """Put a commit into the next group."""
@@ -59,7 +59,7 @@ class SqliteWriter:
         if self._closed:
             raise StoreError("the store is closed")
         try:
-            return await self._on_thread(work)
+            return await run(self._connection, work)
         except (sqlite3.Error, ValueError) as error:
             raise StoreError(f"the log cannot be written: {error}") from error
 
@@ -86,7 +86,7 @@ class SqliteWriter:
             self._writing = None
 
     async def _commit(self, group: list[Pending]) -> None:
-        outcomes = await self._on_thread(lambda connection: write_group(connection, group))
+        outcomes = await run(self._connection, lambda connection: write_group(connection, group))
         self._on_commits(sum(isinstance(outcome, Commit) for outcome in outcomes))
         for pending, outcome in zip(group, outcomes, strict=True):
             if pending.done.done():
@@ -95,9 +95,3 @@ class SqliteWriter:
                 pending.done.set_result(outcome)
             else:
                 pending.done.set_exception(outcome)
-
-    async def _on_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        # aiosqlite's public calls are a hop between threads for each statement;
-        # a group is one hop.
-        connection = self._connection
-        return await connection._execute(work, connection._conn)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
