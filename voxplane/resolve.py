@@ -26,11 +26,13 @@ class Resolution:
 def resolve(
     bundle: bundle_pb2.AgentBundle, alias: str = LIVE, pinned_version: int | None = None
 ) -> Resolution:
-    """The version for a caller who follows `alias`, or is pinned.
+    """The version for a caller who follows `alias`, or is pinned; an empty
+    alias means live.
 
     Raises VoxplaneError: ALIAS_NOT_FOUND, or VERSION_NOT_FOUND if the bundle
     does not reach the version.
     """
+    alias = alias or LIVE
     if pinned_version is None:
         if alias not in bundle.aliases:
             raise VoxplaneError(
