@@ -8,7 +8,7 @@ import typer
 
 from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
 from voxplane.cli.failures import UsageError
-from voxplane.cli.files import SHORT_TYPES, read_config, read_field
+from voxplane.cli.files import SHORT_TYPES, change_of, read_config, read_field
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.names import LIVE
 from voxplane.v1 import agent_service_pb2 as pb2
@@ -57,7 +57,11 @@ def create(
 @app.command()
 def update(
     agent: AgentId,
-    file: File,
+    file: Annotated[str, typer.Option("--file", "-f", help="YAML or JSON file; - for stdin.")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change this path alone; repeatable, without -f."),
+    ] = None,
     server: Server = DEFAULT_SERVER,
     tenant: Tenant = "demo",
     mask: Annotated[
@@ -71,23 +75,30 @@ def update(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a new version from a file.
+    """Publish a new version, from a file or by single values.
+
+    A file replaces the whole config, or the paths of --mask.
 
     Example: voxplane agents update interview -f interview.yaml --note "kinder"
+
+    Example: voxplane agents update interview --set llm_config.temperature=0.2
     """
 
     async def use(client: Client) -> pb2.UpdateAgentConfigResponse:
+        if bool(file) == bool(settings):
+            raise UsageError("give either a file by -f or values by --set")
+        config, paths = (read_config(file), mask or []) if file else change_of(settings or [])
         request = pb2.UpdateAgentConfigRequest(
             tenant_id=tenant,
             agent_id=agent,
-            config=read_config(file),
+            config=config,
             alias=alias,
             draft=draft,
             note=note,
             etag=etag,
             validate_only=dry_run,
         )
-        request.update_mask.paths.extend(mask or [])
+        request.update_mask.paths.extend(paths)
         return await client.agents.UpdateAgentConfig(request, timeout=CALL_SECONDS_MAX)
 
     _print_change(call(server, as_json, use), as_json, dry_run)

@@ -6,8 +6,8 @@ options, so that a plain client starts without either side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
@@ -42,10 +42,11 @@ def node(context: typer.Context) -> None:
     run_side("node", context.args)
 
 
-def load_side(name: str) -> Callable[..., Any]:
-    """The function of a side. Raises UsageError if its extra is not installed."""
+def load_side(name: str, found: Iterable[EntryPoint] | None = None) -> Callable[..., Any]:
+    """The function of a side, among the entry points that are installed or
+    `found`. Raises UsageError if its extra is not installed."""
     need = f"`voxplane {name}` needs more packages: pip install 'voxplane[{_EXTRAS[name]}]'"
-    for entry_point in entry_points(group=GROUP, name=name):
+    for entry_point in entry_points(group=GROUP, name=name) if found is None else found:
         try:
             return entry_point.load()
         except ImportError as error:
