@@ -75,7 +75,9 @@ async def _converse(session: ChatSession, agent: str, as_json: bool) -> None:
             if typing.done() and not interrupted.is_set():
                 typing.result()
                 await session.hang_up()
-                await asyncio.wait({listening, ending}, timeout=LEAVE_SECONDS_MAX)
+                await asyncio.wait(
+                    {listening, ending}, timeout=LEAVE_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED
+                )
             elif listening.done() and not interrupted.is_set():
                 listening.result()
                 raise CommandError("the node ended the session", "open another one")
