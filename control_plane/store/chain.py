@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from google.protobuf.message import DecodeError
+
 from control_plane.store.log import CommitMeta, Entry
 from voxplane.names import TenantId
 from voxplane.storage.v1 import log_pb2
@@ -46,13 +48,17 @@ def verify_chain(entries: Iterable[Entry], previous_revision: int, previous_hash
     revision = previous_revision
     for entry in entries:
         revision += 1
-        decoded = entry.decode()
-        sound = (
-            entry.revision == decoded.revision == revision
-            and decoded.previous_hash == previous_hash
-            and hashlib.sha256(entry.encoded).digest() == entry.hash
-        )
-        if not sound:
+        if not _follows(entry, revision, previous_hash):
             raise BrokenChain(revision)
         previous_hash = entry.hash
     return previous_hash
+
+
+def _follows(entry: Entry, revision: int, previous_hash: bytes) -> bool:
+    if hashlib.sha256(entry.encoded).digest() != entry.hash:
+        return False
+    try:
+        decoded = entry.decode()
+    except DecodeError:
+        return False
+    return entry.revision == decoded.revision == revision and decoded.previous_hash == previous_hash

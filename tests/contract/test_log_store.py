@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -245,7 +246,11 @@ class TestChain:
         forged = entries[2].decode()
         forged.principal = "mallory"
         changed = dataclasses.replace(entries[2], encoded=forged.SerializeToString(deterministic=True))
+        rehashed = dataclasses.replace(changed, hash=sha256(changed.encoded).digest())
+        garbled = dataclasses.replace(entries[2], encoded=b"\xff", hash=sha256(b"\xff").digest())
         for tampered, at in (
+            ([*entries[:2], rehashed, *entries[3:]], 4),
+            ([*entries[:2], garbled, *entries[3:]], 3),
             ([*entries[:2], changed, *entries[3:]], 3),
             ([*entries[:2], *entries[3:]], 3),
             ([entries[1], entries[0], *entries[2:]], 1),

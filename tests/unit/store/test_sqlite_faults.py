@@ -141,6 +141,19 @@ async def test_a_first_opening_that_fails_can_be_repeated(path: Path) -> None:
     await store.close()
 
 
+async def test_a_store_left_open_does_not_hold_its_process(path: Path) -> None:
+    """A process that ends without closing its store ends, and lets go of the file."""
+    text = "import asyncio, pathlib, sys; from control_plane.store import SqliteStore;"
+    text += "store = asyncio.run(SqliteStore.open(pathlib.Path(sys.argv[1])))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", text, str(path), cwd=ROOT)
+    try:
+        assert await asyncio.wait_for(process.wait(), ROUND_SECONDS_MAX) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await (await SqliteStore.open(path)).close()
+
+
 async def test_a_second_opener_is_refused(path: Path) -> None:
     """While a store has the file, another, of this process or of another, gets
     a clear error, and disturbs nothing; afterwards it gets the file."""
@@ -202,6 +215,18 @@ async def test_a_log_of_a_newer_release_is_refused(path: Path) -> None:
     tamper(path, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match="9999"):
         await SqliteStore.open(path)
+
+
+async def test_a_restored_backup_can_be_given_a_new_epoch(path: Path) -> None:
+    """Without its epoch row a store takes a new epoch, and keeps its log."""
+    store = await SqliteStore.open(path)
+    await fill(store, ACME, 2)
+    await store.close()
+    tamper(path, "DELETE FROM meta WHERE name = 'epoch'")
+    again = await SqliteStore.open(path)
+    assert again.epoch != store.epoch
+    assert await revisions(again, ACME) == [1, 2]
+    await again.close()
 
 
 async def test_a_row_that_was_tampered_with_breaks_the_chain(path: Path) -> None:
