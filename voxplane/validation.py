@@ -10,6 +10,7 @@ import protovalidate
 from google.protobuf.message import Message
 from protovalidate import Violation as Breach
 
+from voxplane.bounds import beyond_bounds
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.prompt import check_prompt
 from voxplane.schema import compile_schema
@@ -34,6 +35,8 @@ def violations_of_message(message: Message) -> list[Violation]:
     message names the one to change. What is more than VIOLATIONS_MAX or
     VIOLATIONS_CHARS_MAX is counted in the last violation, whose path is empty.
     """
+    if too_much := list(beyond_bounds(message)):
+        return _bounded(too_much)
     found = protovalidate.collect_violations(message)
     return _bounded([each for breach in found for each in _violations(message, breach)])
 
