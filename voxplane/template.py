@@ -14,6 +14,7 @@ from functools import wraps
 from typing import Any, cast
 
 from liquid import BoundTemplate, Environment, RenderContext, StrictUndefined
+from liquid.builtin.expressions.logical import ContainsExpression
 from liquid.builtin.expressions.primitive import RangeLiteral
 from liquid.exceptions import LoopIterationLimitError, ResourceLimitError
 from liquid.expression import Expression
@@ -29,10 +30,14 @@ TAGS_MAX = 2_000
 ITEMS_MAX = 1_000
 """Of a list or range that a filter takes or makes."""
 NUMBER_BITS_MAX = 256
-WORK_MAX = 4_000_000
-"""Characters that filters read and write, and those of the tags times the loop
-iterations; at worst about a second."""
+WORK_MAX = 1_000_000
+"""Characters that filters and comparisons read and write, and those of the tags
+times the loop iterations; at worst about a tenth of a second."""
 FILTER_WORK = 50
+ASSIGN_WORK = 4
+"""For each variable that is there already: each is weighed again."""
+SORT_WORK = 4
+"""For each item, beside the reading."""
 DATE_CHARS_MAX = 100
 
 TAGS = frozenset(
@@ -89,6 +94,11 @@ class _Context(RenderContext):
         if self.work > WORK_MAX:
             raise BudgetError("work", token=None)
 
+    def assign(self, key: str, val: Any) -> None:
+        """Called for each assignment and capture."""
+        self.spend(ASSIGN_WORK * len(self.locals))
+        super().assign(key, val)
+
     def raise_for_loop_limit(self, length: int = 1) -> None:
         """Called at the start of each loop."""
         self.iterations += length
@@ -140,6 +150,25 @@ class _NearEnd(Expression):
         return [self.stop]
 
 
+class _Searched(Expression):
+    """What is searched for something, its length counted."""
+
+    __slots__ = ("searched",)
+
+    def __init__(self, searched: Expression) -> None:
+        super().__init__(searched.token)
+        self.searched = searched
+
+    def evaluate(self, context: RenderContext) -> object:
+        value = self.searched.evaluate(context)
+        assert isinstance(context, _Context)
+        context.spend(_cost(value))
+        return value
+
+    def children(self) -> list[Expression]:
+        return [self.searched]
+
+
 def read_template(source: str) -> Template:
     """Raises TemplateError or LiquidError."""
     tag_chars = _pair_delimiters(source)
@@ -150,6 +179,8 @@ def read_template(source: str) -> Template:
         for expression in _all_expressions(template, node):
             if isinstance(expression, RangeLiteral):
                 expression.stop = _NearEnd(expression.start, expression.stop)
+            elif isinstance(expression, ContainsExpression):
+                expression.left = _Searched(expression.left)
     return template
 
 
@@ -210,6 +241,10 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         context.spend(FILTER_WORK + sum(map(_cost, given)))
         if name == "replace":
             context.spend(_replaced(*(str(each) for each in given)))
+        elif name == "uniq":
+            context.spend(_length(left) ** 2)
+        elif name in ("sort", "sort_natural"):
+            context.spend(SORT_WORK * _length(left))
         elif name == "join":
             context.spend(_cost(left) * len(str(args[0])) if args else 0)
         elif name == "date" and len(str(left)) > DATE_CHARS_MAX:
@@ -240,6 +275,11 @@ def _cost(value: Any) -> int:
     if isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX:
         raise BudgetError("number", token=None)
     return 1
+
+
+def _length(value: Any) -> int:
+    """Count of the items of a list or range."""
+    return len(cast("Sequence[Any]", value)) if isinstance(value, range | list | tuple) else 1
 
 
 def _number(value: object) -> int:

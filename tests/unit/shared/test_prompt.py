@@ -258,3 +258,20 @@ def test_what_passes_the_check_never_lacks_a_value(pieces: list[str], name: str,
     config = prompt("".join(pieces))
     if accepted(config):
         render_prompt(config, {"name": name, "count": count}, {})
+
+
+@pytest.mark.parametrize(
+    "instructions",
+    [
+        "{% assign a = long | split: '' %}" + "{{ a | uniq | size }}" * 1_000,
+        "{% assign a = (1..1000) %}" + "{{ a | sort | size }}" * 1_500,
+        "".join(f"{{% assign a{number} = 1 %}}" for number in range(1_900)),
+        "{% for i in (1..900) %}" + "{% if long contains name %}x{% endif %}" * 25 + "{% endfor %}",
+    ],
+)
+def test_work_that_grows_with_a_list_is_counted(instructions: str) -> None:
+    """What is quadratic in the library is counted as that, and refused before it takes long."""
+    began = time.perf_counter()
+    (said,) = refusal(instructions, long="".join(map(chr, range(0x4E00, 0x4E00 + 990))))
+    assert said.endswith("exceeds a limit: too much work")
+    assert time.perf_counter() - began < CHECK_SECONDS_MAX
