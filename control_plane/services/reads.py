@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from control_plane.services.decisions.change import aliased_version, find, version_of
-from control_plane.services.pages import last_key, page
+from control_plane.services.pages import last_key, last_number, page
 from control_plane.state import TenantState
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import LIVE
@@ -58,9 +58,9 @@ def list_agent_versions(
     PAGE_TOKEN."""
     record = find(state, request.agent_id)
     binding = f"versions {request.tenant_id} {request.agent_id}"
-    before = last_key(request.page_token, binding)
+    before = last_number(request.page_token, binding)
     numbers = sorted(record.versions, reverse=True)
-    versions = (record.versions[n] for n in numbers if not before or n < int(before))
+    versions = (record.versions[n] for n in numbers if before is None or n < before)
     found, token = page(versions, request.page_size, _number, binding)
     return service_pb2.ListAgentVersionsResponse(
         versions=found, next_page_token=token, revision=state.revision_message()
@@ -77,7 +77,12 @@ def render_prompt(
     variables = dict(request.variables)
     builtins = {"tenant_id": request.tenant_id, "agent_id": request.agent_id}
     builtins |= {name: variables.pop(name, PREVIEW) for name in ("session_id", "user_id")}
-    rendered = render(config.prompt_config, variables, builtins)
+    try:
+        rendered = render(config.prompt_config, variables, builtins)
+    except VoxplaneError as error:
+        where = "config." if request.HasField("config") else ""
+        violations = [Violation(where + each.field, each.description) for each in error.violations]
+        raise VoxplaneError(error.reason, error.message, violations=violations) from error
     return service_pb2.RenderPromptResponse(
         instructions=rendered.text, defaulted=rendered.defaulted, revision=state.revision_message()
     )

@@ -13,6 +13,9 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
 WHOLE = "*"
+VIOLATIONS_MAX = 20
+NAME_CHARS_SHOWN = 32
+"""Violations travel in gRPC trailers, which hold 8 KB."""
 
 
 def merge(base: MessageT, change: MessageT, paths: Sequence[str], mask_field: str) -> MessageT:
@@ -49,7 +52,7 @@ def _check(descriptor: Descriptor, paths: Sequence[str], mask_field: str) -> Non
         raise VoxplaneError(
             reason_pb2.ERROR_REASON_INVALID_REQUEST,
             f"{mask_field} names fields that cannot be changed",
-            violations=violations,
+            violations=violations[:VIOLATIONS_MAX],
         )
 
 
@@ -59,10 +62,10 @@ def _fault(descriptor: Descriptor, path: str) -> str:
     here: Descriptor | None = descriptor
     for name in path.split("."):
         if here is None:
-            return f"nothing can follow a value, a list or a map, but {name!r} does"
+            return f"nothing can follow a value, a list or a map, but {name[:NAME_CHARS_SHOWN]!r} does"
         found = here.fields_by_name.get(name)
         if found is None:
-            return f"{here.name} has no field {name!r}"
+            return f"{here.name} has no field {name[:NAME_CHARS_SHOWN]!r}"
         here = _inner(found)
     return ""
 

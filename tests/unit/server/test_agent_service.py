@@ -177,3 +177,10 @@ async def test_concurrent_updates_are_all_acknowledged(running: Served) -> None:
         *(running.agents.UpdateAgentConfig(update(f"{number}.")) for number in range(64))
     )
     assert sorted(answer.revision.number for answer in answers) == list(range(2, 66))
+
+
+async def test_what_renders_badly_has_its_path_in_the_request(running: Served) -> None:
+    """A config that is rendered without being stored is named as the request has it."""
+    request = service_pb2.RenderPromptRequest(tenant_id=TENANT, config=config("{{ nobody }}"))
+    found = await refusal(running.agents.RenderPrompt(request))
+    assert set(found.fields) == {"config.prompt_config.instructions"}

@@ -190,7 +190,7 @@ def test_a_bad_schema_field_is_named_as_in_the_request() -> None:
     request = service_pb2.AddSchemaFieldRequest(tenant_id=TENANT, agent_id=AGENT, field=field, position=1)
     with pytest.raises(VoxplaneError) as raised:
         decisions.add_schema_field(state, request, act())
-    assert [v.field for v in raised.value.violations] == ["field"]
+    assert [v.field for v in raised.value.violations] == ["field.constraints.enum_values"]
     request.position = 7
     with pytest.raises(VoxplaneError) as beyond:
         decisions.add_schema_field(state, request, act())

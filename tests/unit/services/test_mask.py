@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from control_plane.services.decisions.mask import merge
 from tests.unit.services.agent_requests import config
-from voxplane.errors import Violation, VoxplaneError
+from voxplane.errors import Violation, VoxplaneError, to_status
 from voxplane.v1 import agent_config_pb2
 
 AgentConfig = agent_config_pb2.AgentConfig
@@ -121,3 +121,11 @@ def test_bad_paths_are_named(path: str, fault: str) -> None:
     with pytest.raises(VoxplaneError) as raised:
         merge(config(), config(), ["agent_type", path], "update_mask")
     assert raised.value.violations == (Violation("update_mask.paths[1]", fault),)
+
+
+def test_the_answer_to_a_bad_mask_fits_the_trailers() -> None:
+    """The longest bad mask that the contract allows is told in a few short violations."""
+    paths = [f"{number}".ljust(200, "\U0001f600") for number in range(100)]
+    with pytest.raises(VoxplaneError) as caught:
+        merge(config(), config(), paths, "update_mask")
+    assert len(to_status(caught.value).SerializeToString()) < 6_000

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.services.pages import PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, last_key, page
+from control_plane.services.pages import (
+    PAGE_BYTES_MAX,
+    PAGE_SIZE_DEFAULT,
+    PAGE_SIZE_MAX,
+    last_key,
+    last_number,
+    page,
+)
+from voxplane.errors import VoxplaneError
 from voxplane.v1 import agent_pb2
 
 
@@ -50,3 +59,12 @@ def test_a_page_of_large_items_ends_early() -> None:
     assert ([key(item) for item in taken], last_key(token, "list")) == (["a", "b"], "b")
     taken, _ = page(items(["a", "b"], "", 2 * PAGE_BYTES_MAX), 0, key, "list")
     assert [key(item) for item in taken] == ["a"]
+
+
+def test_a_forged_token_is_refused_not_a_fault() -> None:
+    """A token of the right list whose key is no number is PAGE_TOKEN."""
+    _, token = page(items(["x", "y"], ""), 1, key, "numbers")
+    with pytest.raises(VoxplaneError) as caught:
+        last_number(token, "numbers")
+    assert caught.value.reason_name == "PAGE_TOKEN"
+    assert last_number("", "numbers") is None
