@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +21,7 @@ from control_plane.state.tenants import HISTORY_ENTRIES_MAX
 DRAIN_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 600.0
 UNIX = "unix:"
+PORT_MAX = 65_535
 
 
 class Settings(BaseSettings):
@@ -49,6 +50,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Part of pydantic-settings' interface: the sources, strongest first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _has_a_port(cls, listen: str) -> str:
+        # The resolver would take a larger one for what is left of it.
+        if not listen.startswith(UNIX) and int(listen.rpartition(":")[2]) > PORT_MAX:
+            raise ValueError(f"the port must be at most {PORT_MAX}")
+        return listen
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

@@ -19,6 +19,7 @@ REQUEST_ID = "x-request-id"
 OURS = "/voxplane."
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
+_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}|-")
 _log = structlog.get_logger("control_plane.calls")
 
 
@@ -59,9 +60,16 @@ def _request_id(context: Context) -> str:
 
 
 def _note_request(call: Call, request: Any) -> None:
-    call.tenant_id = getattr(request, "tenant_id", "")
-    agent_id = getattr(request, "agent_id", "")
+    """Of ids that are valid: the request is not judged yet, and what else stands
+    there may be anything, of any length."""
+    call.tenant_id = _valid_id(request, "tenant_id")
+    agent_id = _valid_id(request, "agent_id") if call.tenant_id else ""
     call.agent = agent_name(call.tenant_id, agent_id) if agent_id else ""
+
+
+def _valid_id(request: Any, field: str) -> str:
+    value = getattr(request, field, "")
+    return value if _ID.fullmatch(value) else ""
 
 
 def _note_response(call: Call, response: Any) -> None:

@@ -196,3 +196,11 @@ async def test_one_address_has_one_server(running: Served, tmp_path: Path) -> No
         async with served(tmp_path):
             pass
     await running.agents.GetAgent(GET)
+
+
+async def test_a_bad_id_is_not_written_to_the_log(running: Served) -> None:
+    """What stands in place of an id, of any length, stays out of the call's line."""
+    with capture_logs() as lines:
+        bad = service_pb2.GetAgentRequest(tenant_id="sk-" + "x1" * 5_000, agent_id="No Id")
+        assert (await refusal(running.agents.GetAgent(bad))).reason == "INVALID_REQUEST"
+    assert all(len(str(line)) < 500 and "sk-x1" not in str(line) for line in lines)

@@ -71,3 +71,9 @@ def test_help_has_an_example() -> None:
     assert code == 0
     for part in ("--grpc-listen", "--data-dir", "--insecure", "Example: voxplane serve"):
         assert part in output
+
+
+def test_a_port_that_cannot_be_is_refused() -> None:
+    """The resolver would listen on what is left of a larger port."""
+    with pytest.raises(ValidationError, match="at most 65535"):
+        load_settings({"grpc_listen": "127.0.0.1:99999"})
