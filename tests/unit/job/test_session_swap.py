@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from job_world import caller, delivery, offline_config
 
 from agent_node.job.pipeline import Pipeline, Words
 from agent_node.job.plan import Plan
 from agent_node.job.session import SessionSwap
 from agent_node.job.targets import Target
+from tests.unit.job.job_world import caller, delivery, offline_config
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, reason_of
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2

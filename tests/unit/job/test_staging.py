@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from job_world import SPOKEN_FIELDS, caller, delivery, offline_config
 
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.plan import plan
 from agent_node.job.staging import Builder, check
 from agent_node.job.targets import target_of
 from agent_node.providers import new_context
+from tests.unit.job.job_world import SPOKEN_FIELDS, caller, delivery, offline_config
 from voxplane.errors import VoxplaneError
 from voxplane.v1.agent_config_pb2 import AgentConfig
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_world import delivery, offline_config
 
 from agent_node.job.lifecycle import Phase
 from agent_node.job.plan import Part
@@ -34,6 +33,7 @@ from agent_node.job.swap import (
     UserSpeaks,
     Waiting,
 )
+from tests.unit.job.job_world import delivery, offline_config
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery
 from voxplane.v1 import error_reason_pb2 as reason_pb2

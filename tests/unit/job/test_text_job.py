@@ -14,9 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
-from job_world import caller, delivery, offline_config
 
 from agent_node.job.relay_client import REPORTS_MAX, Attachment, RelayClosedError, relay_channel
+from tests.unit.job.job_world import caller, delivery, offline_config
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2

@@ -15,12 +15,12 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from job_world import COMMIT_TIME, SPOKEN_FIELDS, caller, delivery, offline_config
 
 from agent_node.job.outbox import Outbox
 from agent_node.job.staging import Builder
 from agent_node.job.text_session import TextSession
 from agent_node.providers import new_context
+from tests.unit.job.job_world import COMMIT_TIME, SPOKEN_FIELDS, caller, delivery, offline_config
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, reason_of, violations_of
 from voxplane.node.v1.relay_service_pb2 import CallerContext, ChatResponse

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from job_world import SPOKEN_FIELDS, caller, delivery, offline_config
 from livekit import rtc
 from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
 from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
@@ -22,6 +21,7 @@ from agent_node.job.staging import Builder
 from agent_node.job.targets import Target
 from agent_node.providers import new_context
 from agent_node.providers.offline import OfflineTTS
+from tests.unit.job.job_world import SPOKEN_FIELDS, caller, delivery, offline_config
 from tests.virtual_clock import VirtualClock
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig, TurnConfig
