@@ -41,7 +41,7 @@ e2e: $(VENV)/.dev ## Run the tests that start real processes
 lint: $(VENV)/.dev ## Check style, types, the contract and the imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python hatch_build.py --descriptors $(CONTRACT)
 	@$(BIN)/buf lint $(CONTRACT) --config proto/buf.yaml
 	@cd proto && ../$(BIN)/buf format --diff --exit-code .
