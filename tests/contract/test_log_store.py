@@ -41,10 +41,14 @@ async def store(backend: Backend) -> AsyncIterator[LogStore]:
     await opened.close()
 
 
+@pytest.fixture(params=sorted(name for name, kind in BACKENDS.items() if kind.durable))
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """A place for a store of each kind that outlives its process."""
+    return BACKENDS[request.param](tmp_path)
+
+
 async def reopened(backend: Backend, store: LogStore) -> LogStore:
     """The store after an end and a new start of its process."""
-    if not backend.durable:
-        pytest.skip("keeps nothing")
     await store.close()
     return await backend.open()
 
@@ -219,10 +223,11 @@ class TestRequestIds:
         assert answer is not None
         assert (answer.revision, answer.response) == (2, again.response)
 
-    async def test_an_answer_survives_a_restart(self, backend: Backend, store: LogStore) -> None:
+    async def test_an_answer_survives_a_restart(self, lasting: Backend) -> None:
         """A repeat after a restart is still given the first answer."""
+        store = await lasting.open()
         await commit(store, ACME, 0, meta("r1"))
-        again = await reopened(backend, store)
+        again = await reopened(lasting, store)
         with pytest.raises(DuplicateRequest) as raised:
             await commit(again, ACME, 1, meta("r1", NOW + 60))
         assert raised.value.answer.response == meta("r1").response
@@ -261,11 +266,12 @@ class TestChain:
                 verify_chain(tampered, 0, NO_HASH)
             assert raised.value.revision == at
 
-    async def test_the_chain_goes_on_after_a_restart(self, backend: Backend, store: LogStore) -> None:
+    async def test_the_chain_goes_on_after_a_restart(self, lasting: Backend) -> None:
         """A store that is opened again goes on where it ended, in its epoch."""
+        store = await lasting.open()
         await fill(store, ACME, 3)
         epoch = store.epoch
-        again = await reopened(backend, store)
+        again = await reopened(lasting, store)
         assert again.epoch == epoch
         assert (await commit(again, ACME, 3)).revision == 4
         verify_chain(await again.changes(ACME, 0, 10), 0, NO_HASH)
@@ -364,12 +370,13 @@ class TestHistory:
         await commit(store, ACME, 4)
         verify_chain(await store.changes(ACME, 4, 10), 4, last.hash)
 
-    async def test_a_trim_survives_a_restart(self, backend: Backend, store: LogStore) -> None:
+    async def test_a_trim_survives_a_restart(self, lasting: Backend) -> None:
         """Snapshot and floor are durable."""
+        store = await lasting.open()
         await fill(store, ACME, 4)
         await store.save_snapshot(snapshot(ACME, 3))
         await store.trim(ACME, 3)
-        again = await reopened(backend, store)
+        again = await reopened(lasting, store)
         assert await again.snapshot(ACME) == snapshot(ACME, 3)
         assert await revisions(again, ACME, 3) == [4]
         with pytest.raises(Compacted):
@@ -423,12 +430,13 @@ class TestWait:
 
 
 class TestClose:
-    async def test_what_is_enqueued_is_finished(self, backend: Backend, store: LogStore) -> None:
+    async def test_what_is_enqueued_is_finished(self, lasting: Backend) -> None:
         """Commits that were submitted before close land, and are durable."""
+        store = await lasting.open()
         pending = [store.commit(ACME, at, [put("a")], meta()) for at in range(600)]
         await store.close()
         assert [(await one).revision for one in pending] == list(range(1, 601))
-        again = await reopened(backend, store)
+        again = await reopened(lasting, store)
         assert await again.head(ACME) == 600
         await again.close()
 
