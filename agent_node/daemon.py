@@ -70,7 +70,9 @@ class Node:
         stub = sync_grpc.ConfigSyncServiceStub(self._channel)
         cache = DiskCache(settings.cache_folder)
         restored = [
-            cached for cached in cache.load() if settings.tenant in (ALL_TENANTS, cached.snapshot.tenant_id)
+            cached
+            for cached in cache.load()
+            if settings.only_tenant in (ALL_TENANTS, cached.snapshot.tenant_id)
         ]
         self._reporter = Reporter(stub, clock, jitter)
         self._stager = Stager(check)
@@ -90,7 +92,7 @@ class Node:
             ),
             jitter=jitter,
             now=clock.monotonic(),
-            tenant_id=settings.tenant,
+            tenant_id=settings.only_tenant,
             snapshots=[cached.snapshot for cached in restored],
         )
         self._upstream = Upstream(
@@ -235,7 +237,7 @@ def command(
     node_id: Annotated[str | None, typer.Option(help="Unique name; the host's name if not given.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of cache and socket.")] = None,
     node_socket: Annotated[Path | None, typer.Option(help="The relay's socket, elsewhere.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Serve this tenant alone.")] = None,
+    only_tenant: Annotated[str | None, typer.Option(help="Serve this tenant alone.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="A label, as key=value; repeatable.")] = None,
     max_text_sessions: Annotated[int | None, typer.Option(help="Most text sessions at once.")] = None,
     idle_jobs: Annotated[int | None, typer.Option(help="Warm text processes.")] = None,
@@ -255,7 +257,7 @@ def command(
         "node_id": node_id,
         "data_dir": data_dir,
         "node_socket": node_socket,
-        "tenant": tenant,
+        "only_tenant": only_tenant,
         "labels": label or None,
         "max_text_sessions": max_text_sessions,
         "idle_jobs": idle_jobs,

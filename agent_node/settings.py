@@ -31,7 +31,7 @@ class NodeSettings(BaseSettings):
     node_id: str = Field(default_factory=socket.gethostname, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
     data_dir: Path = Path(".voxplane")
     node_socket: Path | None = None
-    tenant: str = Field(default=ALL_TENANTS, pattern=r"^(-|[a-z][a-z0-9_-]{0,62})$")
+    only_tenant: str = Field(default=ALL_TENANTS, pattern=r"^(-|[a-z][a-z0-9_-]{0,62})$")
     labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str], max_length=64)
     max_text_sessions: int = Field(default=100, ge=0, le=10_000)
     idle_jobs: int = Field(default=1, ge=0, le=100)

@@ -60,6 +60,7 @@ def connect(server: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         server,
         options=[
+            ("grpc.enable_http_proxy", 0),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             ("grpc.keepalive_permit_without_calls", 0),

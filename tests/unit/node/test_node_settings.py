@@ -17,18 +17,18 @@ from agent_node.settings import load_settings
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("VOXPLANE_SERVER", "VOXPLANE_TENANT", "VOXPLANE_LABELS", *LIVEKIT_ENV):
+    for name in ("VOXPLANE_SERVER", "VOXPLANE_ONLY_TENANT", "VOXPLANE_LABELS", *LIVEKIT_ENV):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_flags_win_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each setting comes from the strongest source that has it."""
     file = tmp_path / "node.toml"
-    file.write_text('server = "file:1"\ntenant = "file"\nidle_jobs = 7\nlabels = { zone = "a" }\n')
+    file.write_text('server = "file:1"\nonly_tenant = "file"\nidle_jobs = 7\nlabels = { zone = "a" }\n')
     monkeypatch.setenv("VOXPLANE_SERVER", "env:1")
-    monkeypatch.setenv("VOXPLANE_TENANT", "env")
+    monkeypatch.setenv("VOXPLANE_ONLY_TENANT", "env")
     settings = load_settings({"server": "flag:1", "node_id": None}, file)
-    assert (settings.server, settings.tenant, settings.idle_jobs) == ("flag:1", "env", 7)
+    assert (settings.server, settings.only_tenant, settings.idle_jobs) == ("flag:1", "env", 7)
     assert settings.labels == {"zone": "a"}
 
 
@@ -52,7 +52,7 @@ def test_livekit_is_all_or_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tenant", "UPPER"], "tenant"),
+        (["--only-tenant", "UPPER"], "only_tenant"),
         (["--label", "nonsense"], "key=value"),
         (["--config", "/does/not/exist"], "/does/not/exist"),
     ],
