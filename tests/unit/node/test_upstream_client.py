@@ -37,12 +37,15 @@ class Server(sync_grpc.ConfigSyncServiceServicer):
         self.requests: asyncio.Queue[sync_pb2.WatchConfigRequest] = asyncio.Queue()
         self.reports: asyncio.Queue[sync_pb2.ReportConfigStatusRequest] = asyncio.Queue()
         self.report_faults = 0
+        self.may_fail = asyncio.Event()
 
     async def WatchConfig(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         """Play the next script."""
         self.requests.put_nowait(request)
         for step in self.scripts.pop(0) if self.scripts else []:
             if isinstance(step, VoxplaneError):
+                # gRPC may drop what was sent just before an error
+                await self.may_fail.wait()
                 await context.abort_with_status(rpc_status.to_status(to_status(step)))
             await context.write(step)
         await asyncio.Event().wait()
@@ -140,6 +143,8 @@ async def test_a_transfer_is_applied_and_reported(client: Client) -> None:
 async def test_the_server_sets_the_wait(client: Client) -> None:
     """After an error with RetryInfo the node waits so long, resumes, and tells everything again."""
     await asyncio.wait_for(client.server.requests.get(), 10)
+    await asyncio.wait_for(client.got.get(), 10)
+    client.server.may_fail.set()
     request = await asyncio.wait_for(client.after_back_off(), 10)
     assert client.clock.monotonic() >= 7.0
     assert request.start_revisions["acme"].number == 1
