@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -19,6 +20,7 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 TERMINAL_SECONDS_MAX = 30.0
+AGAIN_SECONDS = 5.0
 
 
 def applied(to_version: int) -> pb2.ChatResponse:
@@ -162,12 +164,23 @@ class Terminal:
             while text not in self.text[begin:]:
                 self.text += (await asyncio.to_thread(os.read, self._file, 65_536)).decode("utf-8", "replace")
 
-    async def end(self) -> int:
-        """Its exit code."""
+    async def end(self, key: str) -> int:
+        """Its exit code after a key that ends it. The screen is read on, as a
+        terminal that nobody reads holds its program up; the key is pressed
+        again, as one that comes between two prompts may be swallowed."""
+        reading = asyncio.create_task(asyncio.to_thread(self._read_on))
         async with asyncio.timeout(TERMINAL_SECONDS_MAX):
+            while not reading.done():
+                self.type(key)
+                await asyncio.wait({reading}, timeout=AGAIN_SECONDS)
             _, status = await asyncio.to_thread(os.waitpid, self._pid, 0)
         os.close(self._file)
         return os.waitstatus_to_exitcode(status)
+
+    def _read_on(self) -> None:
+        with suppress(OSError):  # the program has let go of its terminal
+            while data := os.read(self._file, 65_536):
+                self.text += data.decode("utf-8", "replace")
 
 
 async def test_on_a_terminal(tmp_path: Path) -> None:
@@ -182,8 +195,7 @@ async def test_on_a_terminal(tmp_path: Path) -> None:
         assert "stage" in line
         assert "closing" in line
         await terminal.until("interview v4")
-        terminal.type("\x04")
-        assert await terminal.end() == 0
+        assert await terminal.end("\x04") == 0
     assert "v3 → v4 applied" in terminal.text
     assert "Traceback" not in terminal.text
 
@@ -195,6 +207,5 @@ async def test_ctrl_c_on_a_terminal(tmp_path: Path) -> None:
         await terminal.until("interview v3")
         terminal.type("half a l")
         await terminal.until("half a l")
-        terminal.type("\x03")
-        assert await terminal.end() == 0
+        assert await terminal.end("\x03") == 0
     assert "Traceback" not in terminal.text
