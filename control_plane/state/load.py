@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from control_plane.state.tenant_state import TenantState, apply, empty, from_snapshot
 from control_plane.store import Compacted, LogStore
 from voxplane.errors import VoxplaneError
@@ -12,8 +14,13 @@ LOAD_ENTRIES = 500
 
 
 async def load(store: LogStore, tenant_id: TenantId) -> TenantState:
-    """The present state: the newest snapshot and the entries after it.
-    Raises StoreError."""
+    """The present state: the newest snapshot and the entries after it, and the
+    floor. Raises StoreError."""
+    state = await _present(store, tenant_id)
+    return replace(state, floor=await store.floor(tenant_id))
+
+
+async def _present(store: LogStore, tenant_id: TenantId) -> TenantState:
     snapshot = await store.snapshot(tenant_id)
     start = from_snapshot(snapshot, store.epoch) if snapshot else empty(tenant_id, store.epoch)
     try:
@@ -62,4 +69,4 @@ async def replay(store: LogStore, tenant_id: TenantId, to_revision: int) -> Tena
             reason_pb2.ERROR_REASON_REVISION_IN_FUTURE,
             f"the tenant is at revision {state.revision}; {to_revision} is not made yet",
         )
-    return state
+    return replace(state, floor=await store.floor(tenant_id))

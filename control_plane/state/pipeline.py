@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
@@ -76,6 +76,13 @@ class Pipeline:
         waiting.add_done_callback(lambda landed: self._landed(submitted, landed))
         return submitted
 
+    def raise_floor(self, floor: int) -> None:
+        """Take note that the history up to a revision is trimmed. Who listens
+        sees it with the next commit."""
+        if floor > self.durable.floor:
+            self.durable = replace(self.durable, floor=floor)
+            self.tip = replace(self.tip, floor=floor) if self._pending else self.durable
+
     async def catch_up(self) -> None:
         """Take in what another writer has committed. Does nothing unless a
         commit has failed since the last time. Raises StoreError."""
@@ -93,8 +100,6 @@ class Pipeline:
                 raise
             if state.revision > self.durable.revision:
                 self._serve(state)
-                if not self._pending:
-                    self.tip = state
 
     def _landed(self, submitted: Submitted, landed: asyncio.Future[Commit]) -> None:
         if landed.cancelled():
@@ -132,5 +137,10 @@ class Pipeline:
         submitted.done.set_exception(error)
 
     def _serve(self, state: TenantState) -> None:
+        if state.floor < self.durable.floor:
+            # Decided on before the trim.
+            state = replace(state, floor=self.durable.floor)
         self.durable = state
+        if not self._pending:
+            self.tip = state
         self._on_durable(state)

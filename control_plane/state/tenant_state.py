@@ -49,7 +49,8 @@ class TenantState:
     `agents` are by agent_id and hold the deleted ones too; `bundles` are those
     of the live agents; `contents` are serialised VersionContent messages by
     content hash, of the versions that the bundles reach, and `content_uses`
-    counts for each how many versions of bundles name it.
+    counts for each how many versions of bundles name it. The tenant's history
+    is kept after the revision `floor`; 0 means that all of it is.
     """
 
     tenant_id: TenantId
@@ -61,6 +62,7 @@ class TenantState:
     bundles: Mapping[AgentName, BundleRecord] = field(default_factory=lambda: MappingProxyType({}))
     contents: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     content_uses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    floor: int = 0
 
     def revision_message(self) -> revision_pb2.Revision:
         """The state's revision, as answers carry it."""

@@ -240,7 +240,9 @@ class Tenants:
         try:
             await self._store.save_snapshot(await asyncio.to_thread(to_snapshot, state))
             if 0 < self._history_entries_max < state.revision:
-                await self._store.trim(state.tenant_id, state.revision - self._history_entries_max)
+                floor = await self._store.trim(state.tenant_id, state.revision - self._history_entries_max)
+                if (pipeline := self._residents.peek(state.tenant_id)) is not None:
+                    pipeline.raise_floor(floor)
         except StoreError as error:
             _log.warning(
                 "snapshot not saved", tenant_id=state.tenant_id, revision=state.revision, error=str(error)

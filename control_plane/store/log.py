@@ -132,6 +132,11 @@ class LogStore(Protocol):
         """The tenant's revision; 0 if it has none."""
         ...
 
+    async def floor(self, tenant_id: TenantId) -> int:
+        """The revision after which the tenant's history is kept; 0 if nothing
+        was trimmed. It never falls."""
+        ...
+
     async def changes(self, tenant_id: TenantId, after: int, limit: int) -> list[Entry]:
         """The entries after a revision, oldest first, at most `limit`
         (clamped to CHANGES_LIMIT_MAX). Raises Compacted."""

@@ -95,6 +95,10 @@ class MemoryStore:
         """See LogStore.head."""
         return self._log(tenant_id).revision
 
+    async def floor(self, tenant_id: TenantId) -> int:
+        """See LogStore.floor."""
+        return self._log(tenant_id).floor
+
     async def changes(self, tenant_id: TenantId, after: int, limit: int) -> list[Entry]:
         """See LogStore.changes."""
         log, after = self._log(tenant_id), max(0, after)

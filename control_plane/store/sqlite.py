@@ -94,6 +94,11 @@ class SqliteStore:
         rows = await self._read("SELECT revision FROM heads WHERE tenant_id = ?", (tenant_id,))
         return rows[0][0] if rows else 0
 
+    async def floor(self, tenant_id: TenantId) -> int:
+        """See LogStore.floor."""
+        rows = await self._read("SELECT floor FROM heads WHERE tenant_id = ?", (tenant_id,))
+        return rows[0][0] if rows else 0
+
     async def changes(self, tenant_id: TenantId, after: int, limit: int) -> list[Entry]:
         """See LogStore.changes."""
         after = max(0, after)
@@ -103,9 +108,9 @@ class SqliteStore:
             (tenant_id, after, max(0, min(limit, CHANGES_LIMIT_MAX))),
         )
         # Read after the entries: a trim in between is seen.
-        floor = await self._read("SELECT floor FROM heads WHERE tenant_id = ?", (tenant_id,))
-        if floor and after < floor[0][0]:
-            raise Compacted(floor[0][0])
+        floor = await self.floor(tenant_id)
+        if after < floor:
+            raise Compacted(floor)
         return [Entry(*row) for row in rows]
 
     async def answer(self, tenant_id: TenantId, request_id: str, now: float) -> Answer | None:

@@ -345,6 +345,7 @@ class TestHistory:
         assert await store.trim(ACME, 8) == 5
         assert await revisions(store, ACME, 5) == [6, 7, 8]
         assert await store.trim(OTHER, 5) == 0
+        assert (await store.floor(ACME), await store.floor(OTHER)) == (5, 0)
 
     async def test_what_is_trimmed_is_said_to_be(self, store: LogStore) -> None:
         """History from before the floor is refused with Compacted, never
@@ -379,6 +380,7 @@ class TestHistory:
         again = await reopened(lasting, store)
         assert await again.snapshot(ACME) == snapshot(ACME, 3)
         assert await revisions(again, ACME, 3) == [4]
+        assert await again.floor(ACME) == 3
         with pytest.raises(Compacted):
             await again.changes(ACME, 2, 1)
         await again.close()

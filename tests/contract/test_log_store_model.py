@@ -170,6 +170,7 @@ class LogMachine(RuleBasedStateMachine):
         for tenant_id in ("t1", "t2"):
             model = self.model(TenantId(tenant_id))
             assert self.run(self.store.head(TenantId(tenant_id))) == len(model.agents)
+            assert self.run(self.store.floor(TenantId(tenant_id))) == model.floor
             saved = self.run(self.store.snapshot(TenantId(tenant_id)))
             assert (saved.revision if saved else 0) == model.snapshot
             for request_id in ("r1", "r2", "r3"):

@@ -8,11 +8,13 @@ import pytest
 
 from control_plane.services import decisions
 from control_plane.state import Tenants, TenantState
+from control_plane.state.load import load
+from control_plane.state.pipeline import Pipeline
 from control_plane.state.residents import IDLE_SECONDS_MAX
 from control_plane.state.tenants import SNAPSHOT_COMMITS
-from control_plane.store import StoreError
+from control_plane.store import CommitMeta, StoreError
 from control_plane.store.memory import MemoryStore
-from tests.unit.services.agent_requests import AGENT, TENANT, create, update
+from tests.unit.services.agent_requests import AGENT, TENANT, act, create, update
 from tests.unit.state.gated_store import GatedStore
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError
@@ -293,6 +295,50 @@ async def test_snapshots_shorten_the_load_and_let_history_go() -> None:
         with pytest.raises(VoxplaneError) as raised:
             await world.tenants.replay(TENANT, revision)
         assert raised.value.reason_name == refusal
+
+
+async def test_the_floor_is_known_when_history_is_trimmed() -> None:
+    """The state says from where history is kept: by a load and, from the first
+    commit after a trim on, in the process that trimmed, also for commits that
+    were on their way meanwhile."""
+    world = World(history=10)
+    await world.create(create())
+    for number in range(2, SNAPSHOT_COMMITS):
+        await world.update(update(f"{number}."))
+    assert world.heard[-1].floor == 0
+    world.store.gate.clear()
+    writes = [asyncio.ensure_future(world.update(update(f"Late {n}."))) for n in range(5)]
+    await world.clock.settle()
+    world.store.gate.set()
+    await asyncio.gather(*writes)
+    await world.tenants.close()
+    floor = SNAPSHOT_COMMITS - 10
+    assert (await world.tenants.get(TENANT)).floor == floor
+    await world.update(update("After."))
+    assert world.heard[-1].floor == floor
+    assert await World(world.inner).tenants.get(TENANT) == await world.tenants.get(TENANT)
+    assert (await world.tenants.replay(TENANT, SNAPSHOT_COMMITS + 2)).floor == floor
+
+
+async def test_a_commit_that_fails_leaves_the_floor() -> None:
+    """A tip that falls back to before a trim takes the floor back for nobody."""
+    world = World()
+    await world.create(create())
+    pipeline = Pipeline(world.store, await load(world.store, TENANT), world.heard.append)
+
+    def submit(text: str) -> asyncio.Future[None]:
+        decision = decisions.update_agent_config(pipeline.tip, update(text), act())
+        return pipeline.submit(decision, CommitMeta("tester", "/update", 1.0)).done
+
+    world.store.failures += [StoreError("disk full")]
+    failing = submit("Fails.")
+    pipeline.raise_floor(1)
+    with pytest.raises(StoreError):
+        await failing
+    await submit("Two.")
+    await submit("Three.")
+    assert [state.floor for state in world.heard] == [0, 1, 1]
+    assert pipeline.tip is pipeline.durable
 
 
 async def test_replay_shows_an_earlier_state() -> None:
