@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,9 +20,29 @@ import typer
 from pydantic import ValidationError
 
 from agent_node.logs import configure_logs
-from agent_node.relay import Board, Check, RelayService, SocketTaken, Stager, TextPool, bind, claim
+from agent_node.relay import (
+    Admission,
+    Board,
+    Check,
+    NodeStatus,
+    RelayService,
+    SocketTaken,
+    Stager,
+    TextPool,
+    bind,
+    claim,
+)
 from agent_node.settings import NodeSettings, load_settings
-from agent_node.upstream import CacheWriter, DiskCache, Reporter, Upstream, WatchProtocol, connect
+from agent_node.upstream import (
+    CacheWriter,
+    DiskCache,
+    Reporter,
+    Upstream,
+    WatchProtocol,
+    WordKeeper,
+    boot_id,
+    connect,
+)
 from voxplane.clock import SystemClock
 from voxplane.names import ALL_TENANTS
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
@@ -66,9 +86,11 @@ class Node:
     def __init__(self, settings: NodeSettings, check: Check) -> None:
         clock, jitter = SystemClock(), random.random
         self._settings = settings
+        self._clock = clock
+        cache = _open_cache(settings.cache_folder)
+        self._words = WordKeeper(cache, clock, boot_id())
         self._channel = connect(settings.server)
         stub = sync_grpc.ConfigSyncServiceStub(self._channel)
-        cache = DiskCache(settings.cache_folder)
         restored = [
             cached
             for cached in cache.load()
@@ -85,6 +107,7 @@ class Node:
                 lambda snapshot, serial: self._reporter.persisted(snapshot.tenant_id, serial),
                 lambda snapshot, serial: self._board.persisted(snapshot),
             ],
+            removed=[self._reporter.persisted],
         )
         protocol = WatchProtocol(
             node=sync_pb2.NodeInfo(
@@ -94,6 +117,7 @@ class Node:
             now=clock.monotonic(),
             tenant_id=settings.only_tenant,
             snapshots=[cached.snapshot for cached in restored],
+            words=self._words.load(),
         )
         self._upstream = Upstream(
             stub,
@@ -109,15 +133,26 @@ class Node:
                 RELAY_SOCKET_ENV: str(settings.socket),
                 NODE_ID_ENV: settings.node_id,
                 LOG_FORMAT_ENV: settings.log_format,
+                **secrets_environment(settings),
             },
             idle=settings.idle_jobs if settings.max_text_sessions else 0,
             sessions_max=settings.max_text_sessions,
             clock=clock,
             jitter=jitter,
         )
+        self._admission = Admission(self._board, protocol.freshness, clock)
+        status = NodeStatus(
+            node_id=settings.node_id,
+            version=version("voxplane"),
+            server=settings.server,
+            upstream=self._upstream,
+            board=self._board,
+            clock=clock,
+        )
         self._relay = grpc.aio.server()
         relay_grpc.add_RelayServiceServicer_to_server(
-            RelayService(self._board, self._pool, clock), self._relay
+            RelayService(self._board, self._pool, clock, admission=self._admission, status=status.now),
+            self._relay,
         )
         for cached in restored:
             self._board.restore(cached.snapshot, cached.held)
@@ -132,9 +167,9 @@ class Node:
         """Serve for the block."""
         bind(self._relay, self._settings.socket)
         await self._relay.start()
-        work = (self._writer.run, self._reporter.run, self._upstream.run, self._pool.run)
+        work = (self._writer.run, self._keep_words, self._reporter.run, self._upstream.run, self._pool.run)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._metrics(), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(run()) for run in work]
                 _log.info("node ready", socket=str(self._settings.socket), cached_tenants=self._restored)
                 try:
@@ -147,6 +182,52 @@ class Node:
             self._stager.close()
             await self._channel.close()
 
+    async def _keep_words(self) -> None:
+        await self._words.run(self._upstream.protocol.freshness)
+
+    @asynccontextmanager
+    async def _metrics(self) -> AsyncGenerator[None]:
+        """Serve the metrics for the block, if they are wanted. Raises
+        ConfigurationError."""
+        address = self._settings.metrics_address
+        if address is None:
+            yield
+            return
+        from agent_node.metrics import NodeMetrics, serving  # only where metrics are wanted
+
+        metrics = NodeMetrics(
+            upstream=self._upstream,
+            board=self._board,
+            stager=self._stager,
+            writer=self._writer,
+            admission=self._admission,
+            clock=self._clock,
+        )
+        async with AsyncExitStack() as held:
+            try:
+                port = await held.enter_async_context(serving(metrics, *address))
+            except OSError as error:
+                said = f"metrics_listen: {self._settings.metrics_listen}: {error.strerror or error}"
+                raise ConfigurationError(said) from error
+            _log.info("metrics served", host=address[0], port=port)
+            yield
+
+
+def _open_cache(folder: Path) -> DiskCache:
+    try:
+        return DiskCache(folder)
+    except OSError as error:
+        raise ConfigurationError(f"data_dir: the cache cannot be made: {error}") from error
+
+
+def secrets_environment(settings: NodeSettings) -> dict[str, str]:
+    """How jobs are told which secrets the node hands out."""
+    return {
+        "VOXPLANE_SECRET_ENV_NAMES": ",".join(settings.secret_env_names),
+        "VOXPLANE_SECRET_ENV_SUFFIXES": ",".join(settings.secret_env_suffixes),
+        "VOXPLANE_SECRET_DIRS": ",".join(map(str, settings.secret_dirs)),
+    }
+
 
 async def run_node(
     settings: NodeSettings,
@@ -156,7 +237,8 @@ async def run_node(
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a node until it is asked to stop, or its voice worker ends. Raises
-    SocketTaken. `stopping` is called when calls have drained."""
+    SocketTaken and ConfigurationError. `stopping` is called when calls have
+    drained."""
     with claim(settings.socket):
         node = Node(settings, check)
         async with node.running():
@@ -222,6 +304,7 @@ async def _main(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
+    os.environ.update(secrets_environment(settings))  # for checks here, and for voice jobs
     await run_node(settings, _check(), _voice(settings), stop, _exit_at_the_latest)
 
 
@@ -244,6 +327,19 @@ def command(
     drain_seconds: Annotated[float | None, typer.Option(help="Longest wait for calls to end.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    metrics_listen: Annotated[str | None, typer.Option(help="HOST:PORT of Prometheus metrics.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Let others reach the metrics, without authentication.")
+    ] = None,
+    secret_env_names: Annotated[
+        str | None, typer.Option(help="Variables that configs may refer to, as A,B.")
+    ] = None,
+    secret_env_suffixes: Annotated[
+        str | None, typer.Option(help="Ends of the names of others that they may, as _API_KEY,_TOKEN.")
+    ] = None,
+    secret_dirs: Annotated[
+        str | None, typer.Option(help="Folders of files that configs may refer to, as /a,/b.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as data_dir.")] = None,
 ) -> None:
     """Run an agent node.
@@ -264,6 +360,11 @@ def command(
         "drain_seconds": drain_seconds,
         "log_format": log_format,
         "log_level": log_level,
+        "metrics_listen": metrics_listen,
+        "insecure": insecure,
+        "secret_env_names": secret_env_names,
+        "secret_env_suffixes": secret_env_suffixes,
+        "secret_dirs": secret_dirs,
     }
     try:
         settings = load_settings(flags, config)
@@ -276,7 +377,7 @@ def command(
     configure_logs(settings.log_format, settings.node_id, settings.log_level)
     try:
         asyncio.run(_main(settings))
-    except SocketTaken as error:
+    except (SocketTaken, ConfigurationError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

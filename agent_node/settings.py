@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,6 +21,11 @@ from agent_node.logs import LogFormat, LogLevel
 from voxplane.names import ALL_TENANTS
 
 ENV_PREFIX = "VOXPLANE_"
+PORT_MAX = 65_535
+SECRET_ENV_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
+SECRET_DIRS = (Path("/run/secrets"),)
+
+EnvName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]{0,127}$")]
 
 
 class NodeSettings(BaseSettings):
@@ -38,6 +44,11 @@ class NodeSettings(BaseSettings):
     drain_seconds: float = Field(default=60.0, ge=0, le=86_400)
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
+    metrics_listen: str = Field(default="", pattern=r"^(|.+:\d{1,5})$")
+    insecure: bool = False
+    secret_env_names: Annotated[tuple[EnvName, ...], NoDecode] = ()
+    secret_env_suffixes: Annotated[tuple[EnvName, ...], NoDecode] = SECRET_ENV_SUFFIXES
+    secret_dirs: Annotated[tuple[Path, ...], NoDecode] = SECRET_DIRS
     text_job_module: str = "agent_node.job.text"
 
     @property
@@ -55,18 +66,54 @@ class NodeSettings(BaseSettings):
         """The relay's socket."""
         return self.node_socket.absolute() if self.node_socket else self.folder / "relay.sock"
 
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of the metrics; None if they are off."""
+        if not self.metrics_listen:
+            return None
+        host, _, port = self.metrics_listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
     @field_validator("labels", mode="before")
     @classmethod
     def _split_labels(cls, value: object) -> object:
         """`k=v,k=v`, or a list of `k=v`, as a mapping."""
-        if isinstance(value, str):
-            value = [pair for pair in value.split(",") if pair]
+        value = _split(value)
         if not isinstance(value, list | tuple):
             return value
         pairs = [str(pair).partition("=") for pair in cast("list[object]", value)]
         if any(not key or not mark for key, mark, _ in pairs):
             raise ValueError("labels are given as key=value")
         return {key: text for key, _, text in pairs}
+
+    @field_validator("secret_env_names", "secret_env_suffixes", "secret_dirs", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        """`a,b`, or a list."""
+        return _split(value)
+
+    @field_validator("secret_dirs")
+    @classmethod
+    def _are_absolute(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        for folder in folders:
+            if not folder.is_absolute() or "," in str(folder):
+                raise ValueError(f"{folder} must be absolute and without a comma")
+        return folders
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        address = self.metrics_address
+        if address is None:
+            return self
+        if address[1] > PORT_MAX:
+            raise ValueError(f"metrics_listen: the port must be at most {PORT_MAX}")
+        if not self.insecure and not _is_loopback(address[0]):
+            raise ValueError(
+                f"metrics_listen: {self.metrics_listen} can be reached from other machines, and there is no "
+                "authentication: whoever reaches it can read the names of all tenants. Listen on 127.0.0.1, "
+                "or say --insecure if the network itself keeps others out"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -94,3 +141,16 @@ def load_settings(flags: Mapping[str, object], config: Path | None = None) -> No
         model_config = SettingsConfigDict(toml_file=config)
 
     return FromFile(**given)  # pyright: ignore[reportArgumentType]
+
+
+def _split(value: object) -> object:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

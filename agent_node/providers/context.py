@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +13,7 @@ import aiohttp
 import httpx2
 import openai
 
-from agent_node.providers.secrets import SecretResolver
+from agent_node.providers.secrets import SecretResolver, allowed_by
 
 CONNECTIONS_PER_CLIENT_MAX = 50
 KEEPALIVE_SECONDS = 120
@@ -123,7 +124,7 @@ class BuildContext:
 def new_context(
     secrets: SecretResolver | None = None, offline_pause: Callable[[], Awaitable[None]] = _short_pause
 ) -> BuildContext:
-    """A context of its own, with the default allow-list unless `secrets` is given."""
+    """A context of its own, with the node's allow-list unless `secrets` is given."""
     return BuildContext(
-        secrets=secrets or SecretResolver(), http_session=_LazySession(), offline_pause=offline_pause
+        secrets=secrets or allowed_by(os.environ), http_session=_LazySession(), offline_pause=offline_pause
     )

@@ -17,6 +17,12 @@ ENV_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
 OWN_ENV_PREFIXES = ("VOXPLANE_", "LIVEKIT_")
 SECRET_DIRS = (Path("/run/secrets"),)
 
+NAMES_ENV = "VOXPLANE_SECRET_ENV_NAMES"
+SUFFIXES_ENV = "VOXPLANE_SECRET_ENV_SUFFIXES"
+DIRS_ENV = "VOXPLANE_SECRET_DIRS"
+"""How the node tells its jobs, and itself, what its settings allow: texts
+joined by commas."""
+
 
 class _Refused(Exception):
     """Why a reference gives no secret, in words that hold no secret."""
@@ -90,6 +96,23 @@ class SecretResolver:
         if not any(real.is_relative_to(allowed.resolve()) for allowed in self.allowed_dirs):
             raise absent
         return _read(real, absent)
+
+
+def allowed_by(environ: Mapping[str, str]) -> SecretResolver:
+    """A resolver with the allow-list that the node's settings have put into
+    the environment, and the default one where they have not."""
+
+    def listed(name: str) -> tuple[str, ...] | None:
+        text = environ.get(name)
+        return None if text is None else tuple(part for part in text.split(",") if part)
+
+    suffixes, names, dirs = listed(SUFFIXES_ENV), listed(NAMES_ENV), listed(DIRS_ENV)
+    return SecretResolver(
+        allowed_env_suffixes=ENV_SUFFIXES if suffixes is None else suffixes,
+        allowed_env_names=frozenset(names or ()),
+        allowed_dirs=SECRET_DIRS if dirs is None else tuple(map(Path, dirs)),
+        environ=environ,
+    )
 
 
 def _read(path: Path, absent: _Refused) -> str:

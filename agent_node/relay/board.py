@@ -4,7 +4,11 @@
   is refused, the last good one goes on, for running sessions and new ones.
 - Jobs are woken, not sent to: each looks for the newest offer when it can, and
   skips what it missed.
-- A refused bundle does not come back to life: only a new one is staged.
+- A refused bundle does not come back to life: only a new one is staged. But one
+  for which the node lacks a secret or a provider is tried again, at growing
+  intervals, as those may come without a new bundle.
+- Statuses carry a time that never runs backwards while the node lives, whatever
+  is done to its clock, as the server takes the newest for true.
 """
 
 from __future__ import annotations
@@ -32,10 +36,14 @@ from agent_node.relay.status import (
 )
 from agent_node.upstream import Snapshot
 from voxplane.clock import Clock
-from voxplane.errors import VoxplaneError, violations_of
+from voxplane.errors import VoxplaneError, reason_of, violations_of
 from voxplane.names import AgentName, TenantId, split_agent_name
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+RECHECK_SECONDS_MIN = 5.0
+RECHECK_SECONDS_MAX = 300.0
+RECHECKED = frozenset({"SECRET_UNAVAILABLE", "PROVIDER_UNKNOWN"})
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -51,6 +59,8 @@ class _Line:
     spare: Offer | None = None
     refusal: status_pb2.Status | None = None
     staging: asyncio.Task[None] | None = None
+    recheck: asyncio.Task[None] | None = None
+    rechecks: int = 0
     watchers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
 
     def wake(self) -> None:
@@ -117,6 +127,32 @@ class Board:
         self._tenants: dict[TenantId, set[AgentName]] = {}
         self._unsaved: dict[TenantId, set[AgentName]] = {}
         self._sessions = count(1)
+        self._refusals = 0
+        self._since = clock.time() - clock.monotonic()
+
+    @property
+    def sessions(self) -> int:
+        """Count of sessions that follow an agent."""
+        return sum(len(line.watchers) for line in self._lines.values())
+
+    @property
+    def refusals(self) -> int:
+        """How often a bundle was refused."""
+        return self._refusals
+
+    def refused(self) -> list[tuple[AgentName, int, int, status_pb2.Status]]:
+        """Agents whose newest bundle cannot be used, by name: the revision of
+        that bundle, of the one that goes on (0: none), and why."""
+        return [
+            (name, line.desired.bundle.revision, line.good.bundle.revision if line.good else 0, line.refusal)
+            for name, line in sorted(self._lines.items())
+            if line.desired is not None and line.refusal is not None
+        ]
+
+    def offer(self, name: AgentName) -> Offer | None:
+        """What a new session of an agent gets; None if there is nothing."""
+        line = self._lines.get(name)
+        return line.good if line else None
 
     def restore(self, snapshot: Snapshot, held: Snapshot) -> None:
         """Begin with what was on disk; `held` are bundles to fall back on."""
@@ -132,6 +168,7 @@ class Board:
             line = self._line(name)
             if line.desired is None or line.desired.key != (bundle.etag, bundle.revision):
                 line.desired = offer_of(snapshot, name)
+                line.rechecks = 0
                 unsaved.add(name)
                 self._tell(line, Arrived(bundle.etag, bundle.revision))
                 self._stage(line)
@@ -139,6 +176,12 @@ class Board:
         for name in before - snapshot.bundles.keys():
             self._remove(name)
         self._tenants[snapshot.tenant_id] = set(snapshot.bundles)
+
+    def forgotten(self, tenant_id: TenantId) -> None:
+        """A tenant is gone, with all its agents."""
+        for name in self._tenants.pop(tenant_id, set()):
+            self._remove(name)
+        self._unsaved.pop(tenant_id, None)
 
     def persisted(self, snapshot: Snapshot) -> None:
         """A snapshot is on disk."""
@@ -197,12 +240,14 @@ class Board:
     def _remove(self, name: AgentName) -> None:
         line = self._lines[name]
         line.desired = line.good = line.spare = line.refusal = None
+        if line.recheck is not None:
+            line.recheck.cancel()
         self._forget(name)
         self._tell(line, Removed())
         line.wake()
 
     def _tell(self, line: _Line, event: Event) -> None:
-        status = line.tracker.receive(event, self._clock.time())
+        status = line.tracker.receive(event, self._since + self._clock.monotonic())
         if status is not None:
             self._report(status)
         if not line.watchers and line.desired is None and self._lines.get(line.name) is line:
@@ -221,21 +266,41 @@ class Board:
         try:
             while (offer := line.desired) is not None:
                 refusal = await self._stager.refusal(offer)
-                if refusal is not None and line.good is None and line.spare is not None:
-                    spare = line.spare
-                    if await self._stager.refusal(spare) is None and line.spare is spare:
+                reasons = {reason_of(refusal)} if refusal is not None else set[str]()
+                if refusal is not None and line.good is None and (spare := line.spare) is not None:
+                    spare_refusal = await self._stager.refusal(spare)
+                    if spare_refusal is not None:
+                        reasons.add(reason_of(spare_refusal))
+                    elif line.spare is spare:
                         line.good = spare
                 if line.desired is offer:
                     self._settle(line, offer, refusal)
+                    if reasons & RECHECKED:
+                        self._recheck_later(line, offer)
                     return
         finally:
             line.staging = None
 
+    def _recheck_later(self, line: _Line, offer: Offer) -> None:
+        seconds = min(RECHECK_SECONDS_MIN * 2.0 ** min(line.rechecks, 16), RECHECK_SECONDS_MAX)
+        line.rechecks += 1
+        if line.recheck is not None:
+            line.recheck.cancel()
+        line.recheck = asyncio.create_task(self._recheck(line, offer, seconds))
+
+    async def _recheck(self, line: _Line, offer: Offer, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        line.recheck = None
+        if line.desired is offer:
+            self._stage(line)
+
     def _settle(self, line: _Line, offer: Offer, refusal: status_pb2.Status | None) -> None:
+        again = line.rechecks > 0 and refusal == line.refusal
         line.refusal = refusal
         if refusal is None:
             line.good, line.spare = offer, None
-        else:
+        elif not again:
+            self._refusals += 1
             _log_refusal(line, offer, refusal)
         self._tell(line, Staged(offer.bundle.etag, refusal))
         line.wake()

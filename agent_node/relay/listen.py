@@ -27,11 +27,15 @@ def claim(path: Path) -> Generator[None]:
     a dead one left is removed. Raises SocketTaken."""
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise SocketTaken(
-            f"{path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; choose a shorter data folder"
+            f"{path} has {len(os.fsencode(path))} bytes, and the path of a Unix socket at most "
+            f"{SOCKET_PATH_BYTES_MAX}; choose a shorter --node-socket (VOXPLANE_NODE_SOCKET) or --data-dir"
         )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    lock = os.open(path.with_name(path.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # a folder that is there already may be shared, such as /tmp: it stays as it is
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path.with_name(path.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise SocketTaken(f"{path} cannot be made: {error}") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

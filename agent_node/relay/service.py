@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -13,6 +13,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc_status import rpc_status  # pyright: ignore[reportMissingTypeStubs]
 
+from agent_node.relay.admission import Admission
 from agent_node.relay.board import Attachment, Board
 from agent_node.relay.text_job import TextJob
 from agent_node.relay.text_pool import TextPool
@@ -27,6 +28,7 @@ SESSION_ID_PREFIX = "text-"
 
 AttachContext = grpc.aio.ServicerContext[relay_pb2.AttachRequest, relay_pb2.AttachResponse]
 TextContext = grpc.aio.ServicerContext[relay_pb2.ServeTextRequest, relay_pb2.ServeTextResponse]
+StatusContext = grpc.aio.ServicerContext[relay_pb2.GetNodeStatusRequest, relay_pb2.GetNodeStatusResponse]
 ChatContext = grpc.aio.ServicerContext[relay_pb2.ChatRequest, relay_pb2.ChatResponse]
 
 _M = TypeVar("_M", bound=Message)
@@ -35,12 +37,30 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class RelayService(relay_grpc.RelayServiceServicer):
-    """Joins jobs, chats and the board. Every handler ends when its peer does."""
+    """Joins jobs, chats and the board. Every handler ends when its peer does.
 
-    def __init__(self, board: Board, pool: TextPool, clock: Clock) -> None:
+    `admission` decides on new calls; `status` gives the node's own."""
+
+    def __init__(
+        self,
+        board: Board,
+        pool: TextPool,
+        clock: Clock,
+        *,
+        admission: Admission,
+        status: Callable[[], relay_pb2.GetNodeStatusResponse],
+    ) -> None:
         self._board = board
         self._pool = pool
         self._clock = clock
+        self._admission = admission
+        self._status = status
+
+    async def GetNodeStatus(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: relay_pb2.GetNodeStatusRequest, context: StatusContext
+    ) -> relay_pb2.GetNodeStatusResponse:
+        """What the node has, and how old it may be."""
+        return self._status()
 
     async def Attach(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[relay_pb2.AttachRequest], context: AttachContext
@@ -51,6 +71,8 @@ class RelayService(relay_grpc.RelayServiceServicer):
             caller = hello.hello.caller
             name = agent_name(caller.tenant_id, caller.agent_id)
             await self._board.ready(name)
+            if hello.hello.pid not in self._pool.pids:  # a text job's call was let in by Chat
+                self._admission.check(caller)
         except VoxplaneError as error:
             await _abort(context, error)
         attachment = self._board.attach(name)
@@ -92,6 +114,7 @@ class RelayService(relay_grpc.RelayServiceServicer):
         try:
             caller = (await _first(request_iterator, "open")).open
             await self._board.ready(agent_name(caller.tenant_id, caller.agent_id))
+            self._admission.check(caller)
             job = await self._pool.take()
         except VoxplaneError as error:
             await _abort(context, error)

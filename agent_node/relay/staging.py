@@ -1,12 +1,17 @@
 """Proves a bundle before anybody runs it: everything its versions describe is
-built and let go of again, off the loop."""
+built and let go of again, off the loop.
+
+A check that hangs is given up after a time and its bundle refused; its thread
+cannot be ended, so it is left alone, as a daemon, and no slot waits for it. A
+node with too many of them checks no more, and says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
@@ -19,8 +24,9 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 Check = Callable[[agent_config_pb2.AgentConfig], None]
 """Raises VoxplaneError if the config cannot be used here; may block."""
 
-STAGING_THREADS = 2
+CHECKS_AT_ONCE_MAX = 2
 STAGING_SECONDS_MAX = 30.0
+HUNG_CHECKS_MAX = 8
 PROVEN_MAX = 10_000
 PATH_PREFIX = "config."
 
@@ -30,15 +36,23 @@ _log = structlog.stdlib.get_logger(__name__)
 class Stager:
     """Checks offers, each content once."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, seconds_max: float = STAGING_SECONDS_MAX) -> None:
         self._check = check
+        self._seconds_max = seconds_max
         self._proven: OrderedDict[str, None] = OrderedDict()
-        self._threads = ThreadPoolExecutor(STAGING_THREADS, "staging")
-        self._free = asyncio.Semaphore(STAGING_THREADS)
+        self._free = asyncio.Semaphore(CHECKS_AT_ONCE_MAX)
+        self._hung: set[threading.Thread] = set()
+        self._closed = False
+
+    @property
+    def hung(self) -> int:
+        """Count of checks that were given up and still run."""
+        self._hung = {thread for thread in self._hung if thread.is_alive()}
+        return len(self._hung)
 
     def close(self) -> None:
         """Take nothing new."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
 
     def proven(self, offer: Offer) -> bool:
         """Whether all contents of the offer have passed before."""
@@ -63,22 +77,54 @@ class Stager:
         return None
 
     async def _run(self, config: agent_config_pb2.AgentConfig) -> VoxplaneError | None:
+        async with self._free:
+            if self._closed:
+                return _failed("the node is stopping")
+            if self.hung >= HUNG_CHECKS_MAX:
+                return _failed(f"{self.hung} earlier checks hang on this node; restart it")
+            thread, done = self._start(config)
+            try:
+                async with asyncio.timeout(self._seconds_max):
+                    return await done
+            except TimeoutError:
+                self._hung.add(thread)
+                _log.error("a check hangs and is given up", hung=self.hung)
+                return _failed(f"building took longer than {self._seconds_max:g} s")
+
+    def _start(
+        self, config: agent_config_pb2.AgentConfig
+    ) -> tuple[threading.Thread, asyncio.Future[VoxplaneError | None]]:
         loop = asyncio.get_running_loop()
-        try:
-            async with self._free, asyncio.timeout(STAGING_SECONDS_MAX):
-                await loop.run_in_executor(self._threads, self._check, config)
-        except VoxplaneError as error:
-            return error
-        except TimeoutError:
-            return VoxplaneError(
-                reason_pb2.ERROR_REASON_BUILD_FAILED, f"building took longer than {STAGING_SECONDS_MAX:g} s"
-            )
-        except Exception as error:
-            _log.exception("staging broke")
-            return VoxplaneError(
-                reason_pb2.ERROR_REASON_BUILD_FAILED, f"building failed with {type(error).__name__}"
-            )
-        return None
+        done: asyncio.Future[VoxplaneError | None] = loop.create_future()
+
+        def settle(error: VoxplaneError | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        def work() -> None:
+            error = _outcome(self._check, config)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, error)
+
+        thread = threading.Thread(target=work, name="staging", daemon=True)
+        thread.start()
+        return thread, done
+
+
+def _outcome(check: Check, config: agent_config_pb2.AgentConfig) -> VoxplaneError | None:
+    try:
+        check(config)
+    except VoxplaneError as error:
+        return error
+    except BaseException as error:
+        # what it says may hold what it was given: its type must do
+        _log.exception("staging broke")
+        return _failed(f"building failed with {type(error).__name__}")
+    return None
+
+
+def _failed(said: str) -> VoxplaneError:
+    return VoxplaneError(reason_pb2.ERROR_REASON_BUILD_FAILED, said)
 
 
 def _in_version(error: VoxplaneError, number: int) -> VoxplaneError:

@@ -1,19 +1,27 @@
 """The node's one stream to the control plane, its reports and its cache."""
 
-from agent_node.upstream.cache import Cached, CacheWriter, DiskCache
+from agent_node.upstream.cache import Cached, DiskCache
 from agent_node.upstream.client import Upstream, connect
-from agent_node.upstream.protocol import Stale, WatchProtocol
+from agent_node.upstream.figures import Figures
+from agent_node.upstream.freshness import Freshness, Stale
+from agent_node.upstream.last_word import WordKeeper, boot_id
+from agent_node.upstream.protocol import WatchProtocol
 from agent_node.upstream.reports import Reporter
 from agent_node.upstream.snapshot import Snapshot
+from agent_node.upstream.writer import CacheWriter
 
 __all__ = [
     "CacheWriter",
     "Cached",
     "DiskCache",
+    "Figures",
+    "Freshness",
     "Reporter",
     "Snapshot",
     "Stale",
     "Upstream",
     "WatchProtocol",
+    "WordKeeper",
+    "boot_id",
     "connect",
 ]

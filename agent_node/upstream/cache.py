@@ -4,30 +4,33 @@ A file is MAGIC (which names the format's version), the sha256 of the rest in
 hexadecimal and a newline, then two length-prefixed ConfigTransfer messages:
 the tenant's snapshot, and the earlier bundles that are held back for agents
 whose present bundle has not proven itself yet.
+
+A file that is not what was written is set aside for people to look at. One
+that cannot be read stays: the disk may come back.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from agent_node.upstream.snapshot import Snapshot, TornTransfer, build_snapshot
-from voxplane.clock import Clock
+from agent_node.upstream.snapshot import Snapshot, TornTransfer, build_snapshot, is_id
 from voxplane.names import TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
-MAGIC = b"voxplane node cache 1\n"
+FORMAT = b"voxplane node cache "
+MAGIC = FORMAT + b"1\n"
 SUFFIX = ".cache"
 BAD_SUFFIX = ".bad"
-WRITE_RETRY_SECONDS = 5.0
+NEW_SUFFIX = ".new"
+FILE_BYTES_MAX = 2 * 1024 * 1024 * 1024
 _DIGEST_CHARS = 64
 _LENGTH_BYTES = 8
 
@@ -62,7 +65,7 @@ def decode(data: bytes) -> Cached:
     head = len(MAGIC) + _DIGEST_CHARS + 1
     body = data[head:]
     if not data.startswith(MAGIC):
-        raise CorruptCache("another format")
+        raise CorruptCache(_which_format(data))
     if data[len(MAGIC) : head] != hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise CorruptCache("the checksum does not fit")
     snapshots: list[Snapshot] = []
@@ -79,40 +82,83 @@ def decode(data: bytes) -> Cached:
         snapshot, held = snapshots
     except (DecodeError, TornTransfer, ValueError) as error:
         raise CorruptCache(str(error)) from error
+    if held.bundles and held.tenant_id != snapshot.tenant_id:
+        raise CorruptCache("it holds two tenants")
     return Cached(snapshot, held)
 
 
+def _which_format(data: bytes) -> str:
+    if not data.startswith(FORMAT):
+        return "it is no cache file, or it is empty"
+    version = data[len(FORMAT) : len(FORMAT) + 20].partition(b"\n")[0]
+    return f"format {version.decode('ascii', 'replace')} is not one that this version of the node reads"
+
+
 class DiskCache:
-    """A folder of files, one per tenant. The calls block."""
+    """A folder of files, one per tenant. The calls block, and raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
 
     def load(self) -> list[Cached]:
-        """All tenants that can be read. A file that cannot is set aside."""
+        """All tenants that can be read."""
         found: list[Cached] = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
-                cached = decode(path.read_bytes())
+                cached = decode(_read(path))
                 if path.stem != cached.snapshot.tenant_id:
                     raise CorruptCache(f"it holds tenant {cached.snapshot.tenant_id}")
                 found.append(cached)
-            except (CorruptCache, OSError) as error:
+            except CorruptCache as error:
                 _log.error("cache file set aside", file=path.name, reason=str(error))
-                path.replace(path.with_suffix(BAD_SUFFIX))
+                _set_aside(path)
+            except OSError as error:
+                _log.error("cache file not read", file=path.name, reason=str(error))
         return found
 
     def write(self, cached: Cached) -> None:
         """Replace a tenant's file; it is on disk when this returns."""
-        path = self._folder / f"{cached.snapshot.tenant_id}{SUFFIX}"
-        fresh = path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(cached))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        self.replace(f"{_file_stem(cached.snapshot.tenant_id)}{SUFFIX}", encode(cached))
+
+    def remove(self, tenant_id: TenantId) -> None:
+        """Delete a tenant's file; it is gone when this returns."""
+        (self._folder / f"{_file_stem(tenant_id)}{SUFFIX}").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._sync_folder()
+
+    def read(self, name: str) -> bytes | None:
+        """A file of the folder; None if there is none."""
+        try:
+            return _read(self._folder / name)
+        except FileNotFoundError:
+            return None
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Replace a file of the folder, which is made again if it has gone."""
+        path = self._folder / name
+        fresh = path.with_name(name + NEW_SUFFIX)
+        try:
+            descriptor = _create(fresh)
+        except FileNotFoundError:
+            self._make_folder()
+            descriptor = _create(fresh)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)  # half a file must not fill the disk
+            raise
+        self._sync_folder()
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _sync_folder(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -120,49 +166,30 @@ class DiskCache:
             os.close(folder)
 
 
-class CacheWriter:
-    """Writes snapshots off the loop, one at a time, of each tenant the newest.
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
 
-    `held` gives the bundles to hold back, `written` is told what is on disk.
-    """
 
-    def __init__(
-        self,
-        cache: DiskCache,
-        clock: Clock,
-        *,
-        held: Callable[[Snapshot], Snapshot],
-        written: Sequence[Callable[[Snapshot, int], None]],
-    ) -> None:
-        self._cache = cache
-        self._clock = clock
-        self._held = held
-        self._written = written
-        self._pending: dict[TenantId, tuple[Snapshot, int]] = {}
-        self._wake = asyncio.Event()
+def _file_stem(tenant_id: TenantId) -> str:
+    if not is_id(tenant_id):
+        raise ValueError(f"no file is named by {tenant_id!r}")
+    return tenant_id
 
-    def put(self, snapshot: Snapshot, serial: int) -> None:
-        """Write a snapshot soon; a later one of the tenant replaces it."""
-        self._pending[snapshot.tenant_id] = (snapshot, serial)
-        self._wake.set()
 
-    async def run(self) -> None:
-        """Write until cancelled. What is being written then is finished."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "cache") as thread:
-            while True:
-                while not self._pending:
-                    self._wake.clear()
-                    await self._wake.wait()
-                tenant_id, (snapshot, serial) = next(iter(self._pending.items()))
-                del self._pending[tenant_id]
-                cached = Cached(snapshot, self._held(snapshot))
-                try:
-                    await loop.run_in_executor(thread, self._cache.write, cached)
-                except OSError as error:
-                    _log.error("cache not written", tenant_id=tenant_id, reason=str(error))
-                    self._pending.setdefault(tenant_id, (snapshot, serial))
-                    await self._clock.sleep(WRITE_RETRY_SECONDS)
-                    continue
-                for listener in self._written:
-                    listener(snapshot, serial)
+def _read(path: Path) -> bytes:
+    """Raises CorruptCache for what is no plain file of a possible size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang the start
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptCache("it is no plain file")
+        if status.st_size > FILE_BYTES_MAX:
+            raise CorruptCache(f"{status.st_size} bytes are more than any tenant has")
+        return file.read()
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        path.replace(path.with_suffix(BAD_SUFFIX))
+    except OSError as error:
+        _log.error("cache file stays where it is", file=path.name, reason=str(error))

@@ -7,11 +7,8 @@ from typing import Protocol
 
 import grpc
 import structlog
-from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
-from agent_node.upstream.cache import CacheWriter
 from agent_node.upstream.events import (
-    NO_TENANT,
     Ack,
     Action,
     Apply,
@@ -19,27 +16,31 @@ from agent_node.upstream.events import (
     Begin,
     Close,
     Ended,
+    Forget,
     Opened,
     Persist,
     Received,
     Subscribe,
+    TellAll,
     Tick,
 )
+from agent_node.upstream.figures import Figures
 from agent_node.upstream.protocol import WatchProtocol
+from agent_node.upstream.refusal import ended_by
 from agent_node.upstream.reports import Reporter
 from agent_node.upstream.snapshot import Snapshot
+from agent_node.upstream.writer import CacheWriter
 from voxplane.clock import Clock
 from voxplane.names import TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-TENANT_METADATA = "tenant"
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
-STATUS_DETAILS = "grpc-status-details-bin"
 CONNECT_BACK_OFF_MS_MIN = 100
 CONNECT_BACK_OFF_MS_MAX = 1_000
+ALARM_SECONDS_MIN = 0.01
 
 WatchCall = grpc.aio.UnaryStreamCall[sync_pb2.WatchConfigRequest, sync_pb2.WatchConfigResponse]
 
@@ -53,16 +54,22 @@ class Listener(Protocol):
         """A tenant's snapshot was replaced, whole."""
         ...
 
+    def forgotten(self, tenant_id: TenantId) -> None:
+        """A tenant is gone."""
+        ...
 
-def connect(server: str) -> grpc.aio.Channel:
+
+def connect(
+    server: str, keepalive_ms: int = KEEPALIVE_MS, keepalive_timeout_ms: int = KEEPALIVE_TIMEOUT_MS
+) -> grpc.aio.Channel:
     """A channel to the control plane. The waits between streams are the
     protocol's, so the channel's own are short."""
     return grpc.aio.insecure_channel(
         server,
         options=[
             ("grpc.enable_http_proxy", 0),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.keepalive_time_ms", keepalive_ms),
+            ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -95,76 +102,123 @@ class Upstream:
         self._clock = clock
         self._call: WatchCall | None = None
         self._closing = ""
+        self._next_at = 0.0
+        self.figures = Figures()
 
     @property
     def protocol(self) -> WatchProtocol:
         """The state of the watch."""
         return self._protocol
 
+    @property
+    def next_at(self) -> float:
+        """When the next stream is opened, by the monotonic clock, while there
+        is none."""
+        return self._next_at
+
     async def run(self) -> None:
         """Hold the stream until cancelled."""
         while True:
             ended = await self._stream()
             self._reporter.closed()
-            actions = self._protocol.receive(ended)
-            for action in actions:
+            for action in self._protocol.receive(ended):
                 if isinstance(action, BackOff):
-                    _log.warning("stream ended", reason=ended.reason, retry_seconds=round(action.seconds, 3))
-                    await self._clock.sleep(action.seconds)
+                    await self._wait(action, ended)
+
+    async def _wait(self, wait: BackOff, ended: Ended) -> None:
+        seconds = round(wait.seconds, 3)
+        if ended.replaced:
+            self.figures.replaced += 1
+            _log.error(
+                "another node has this node's id; give each its own by --node-id",
+                reason=ended.reason,
+                times=self._protocol.replaced,
+                retry_seconds=seconds,
+            )
+        elif wait.planned:
+            self.figures.moves += 1
+            _log.info("stream moves", reason=ended.reason, retry_seconds=seconds)
+        else:
+            self.figures.back_offs += 1
+            _log.warning("stream ended", reason=ended.reason, retry_seconds=seconds)
+        self._next_at = self._clock.monotonic() + wait.seconds
+        await self._clock.sleep(wait.seconds)
 
     async def _stream(self) -> Ended:
         self._closing = ""
+        self.figures.opens += 1
         self._carry_out(self._protocol.receive(Begin(self._clock.monotonic())))
         call = self._call
         assert call is not None
-        watchdog = asyncio.create_task(self._watch_silence())
+        alarm_at = self._protocol.due
+        alarm = asyncio.create_task(self._alarm(alarm_at))
         try:
             async for message in call:
+                self.figures.messages[message.WhichOneof("event") or "other"] += 1
                 self._carry_out(self._protocol.receive(Received(message, self._clock.monotonic())))
+                if self._protocol.due < alarm_at:
+                    alarm.cancel()
+                    alarm_at = self._protocol.due
+                    alarm = asyncio.create_task(self._alarm(alarm_at))
             return self._ended("the server ended the stream")
         except grpc.aio.AioRpcError as error:
-            code = error.code()
-            reason = self._closing or f"{code.name}: {error.details()}"
-            return Ended(reason, self._clock.monotonic(), *_asked(error))
+            return ended_by(error, self._closing, self._clock.monotonic())
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._closing or (task is not None and task.cancelling()):
                 raise
             return self._ended(self._closing)
+        except Exception as error:
+            # what a message does to the node must not end it, and the calls that it serves
+            _log.exception("a message could not be taken")
+            return self._ended(f"a message could not be taken: {type(error).__name__}")
         finally:
-            watchdog.cancel()
+            alarm.cancel()
             call.cancel()
 
     def _ended(self, reason: str) -> Ended:
         return Ended(self._closing or reason, self._clock.monotonic())
 
-    async def _watch_silence(self) -> None:
+    async def _alarm(self, at: float) -> None:
         while not self._closing:
-            now = self._clock.monotonic()
-            await self._clock.sleep(max(self._protocol.silence_ends - now, 0.01))
+            await self._clock.sleep(max(at - self._clock.monotonic(), ALARM_SECONDS_MIN))
             self._carry_out(self._protocol.receive(Tick(self._clock.monotonic())))
+            at = self._protocol.due
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
                 case Subscribe(request):
                     self._call = self._stub.WatchConfig(request)
-                case Opened(stream_id):
-                    _log.info("stream opened", stream_id=stream_id)
-                    self._reporter.opened(stream_id)
-                case Apply():
-                    _log_transfer(action)
-                    self._listener.applied(action.snapshot)
-                case Persist(snapshot, serial):
-                    self._writer.put(snapshot, serial)
-                case Ack(nonce, tenant_id, serial):
-                    self._reporter.delivered(nonce, tenant_id, serial)
                 case Close(reason):
                     self._closing = reason
                     if self._call is not None:
                         self._call.cancel()
-                case BackOff():
-                    pass
+                case Apply():
+                    self.figures.transfers[action.intent] += 1
+                    _log_transfer(action)
+                    self._listener.applied(action.snapshot)
+                case Persist(snapshot, serial):
+                    self._writer.put(snapshot, serial)
+                case Forget(tenant_id, serial, reason):
+                    _log.warning("tenant removed", tenant_id=tenant_id, reason=reason)
+                    self._listener.forgotten(tenant_id)
+                    self._writer.remove(tenant_id, serial)
+                case _:
+                    self._tell_server(action)
+
+    def _tell_server(self, action: Action) -> None:
+        match action:
+            case Opened(stream_id):
+                _log.info("stream opened", stream_id=stream_id)
+                self._reporter.opened(stream_id)
+            case TellAll():
+                _log.info("the server lacks reports")
+                self._reporter.tell_all()
+            case Ack(nonce, tenant_id, serial):
+                self._reporter.delivered(nonce, tenant_id, serial)
+            case _:
+                pass
 
 
 def _log_transfer(apply: Apply) -> None:
@@ -177,19 +231,3 @@ def _log_transfer(apply: Apply) -> None:
         changed=len(apply.changed),
         removed=len(apply.removed),
     )
-
-
-def _asked(error: grpc.aio.AioRpcError) -> tuple[float | None, TenantId]:
-    """The delay that the server asks for, and the tenant that it is ahead of."""
-    delay: float | None = None
-    refused = NO_TENANT
-    for key, value in error.trailing_metadata():
-        if key != STATUS_DETAILS or not isinstance(value, bytes):
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
-            if detail.Unpack(retry):
-                delay = retry.retry_delay.ToNanoseconds() / 1e9
-            elif detail.Unpack(info) and error.code() is grpc.StatusCode.OUT_OF_RANGE:
-                refused = TenantId(info.metadata.get(TENANT_METADATA, ""))
-    return delay, refused

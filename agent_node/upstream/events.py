@@ -39,12 +39,14 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The stream is over. `retry_after` is what the server asked for, in
-    seconds; `refused` the tenant of which it refused what was declared."""
+    seconds; `refused` the tenant of which it refused what was declared, or
+    ALL_TENANTS; `replaced` says that another node has the same id."""
 
     reason: str
     now: float
     retry_after: float | None = None
-    refused: TenantId = NO_TENANT
+    refused: str = NO_TENANT
+    replaced: bool = False
 
 
 Event = Begin | Received | Tick | Ended
@@ -84,6 +86,20 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """A tenant is gone: let go of it, on disk too; serials as of Persist."""
+
+    tenant_id: TenantId
+    serial: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellAll:
+    """Report every bundle again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """Acknowledge a message, once the tenant's snapshot of that serial is on
     disk."""
@@ -102,9 +118,10 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """Begin again after so many seconds."""
+    """Begin again after so many seconds. `planned` if the server wished it."""
 
     seconds: float
+    planned: bool = False
 
 
-Action = Subscribe | Opened | Apply | Persist | Ack | Close | BackOff
+Action = Subscribe | Opened | Apply | Persist | Forget | TellAll | Ack | Close | BackOff

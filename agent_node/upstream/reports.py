@@ -7,6 +7,8 @@ The pure part keeps these rules:
 - A nonce is acknowledged when what it brought, and what came before it, is on
   disk.
 - After a reconnect the first report tells all statuses.
+- Reports are numbered from 1 on each stream, without a gap, so that the server
+  notices one that it did not get.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class ReportState:
         self._persisted: dict[TenantId, int] = {}
         self._nonce = ""
         self._told_nonce = ""
+        self._sequence = 0
 
     @property
     def stream_id(self) -> str:
@@ -55,6 +58,7 @@ class ReportState:
         self._stream_id = stream_id
         self._outstanding.clear()
         self._nonce = self._told_nonce = ""
+        self._sequence = 0
         self.tell_all()
 
     def closed(self) -> None:
@@ -114,8 +118,12 @@ class ReportState:
         for name in names:
             del self._dirty[name]
         self._told_nonce = self._nonce
+        self._sequence += 1
         return sync_pb2.ReportConfigStatusRequest(
-            stream_id=self._stream_id, nonce=self._nonce, statuses=[self._statuses[name] for name in names]
+            stream_id=self._stream_id,
+            nonce=self._nonce,
+            statuses=[self._statuses[name] for name in names],
+            sequence=self._sequence,
         )
 
 
@@ -153,6 +161,11 @@ class Reporter:
     def delivered(self, nonce: str, tenant_id: TenantId, serial: int) -> None:
         """Acknowledge a message as soon as its serial is on disk."""
         self._state.delivered(nonce, tenant_id, serial)
+        self._wake.set()
+
+    def tell_all(self) -> None:
+        """Tell everything again, as the server lacks a report."""
+        self._state.tell_all()
         self._wake.set()
 
     def persisted(self, tenant_id: TenantId, serial: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from agent_node.relay import Admission, Board, RelayService, TextPool
 from agent_node.upstream import Snapshot
+from voxplane.clock import Clock
 from voxplane.digest import bundle_etag
 from voxplane.names import AgentName, TenantId, agent_name
+from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.v1 import bundle_pb2, revision_pb2
 
 
@@ -32,4 +35,24 @@ def snapshot(revision: int, tenant: str = "acme", since: int | None = None, **te
         revision_pb2.Revision(number=revision, epoch="e1"),
         {AgentName(made.name): made for made in bundles},
         {f"hash of {text}": content(text) for text in texts.values()},
+    )
+
+
+class Ages(dict[TenantId, float]):
+    """Ages of tenants' configs in seconds, as the test says; others are level."""
+
+    def age(self, tenant_id: TenantId, now: float) -> float:
+        """See agent_node.relay.admission.Ages."""
+        return self.get(tenant_id, 0.0)
+
+
+def relay_service(board: Board, pool: TextPool, clock: Clock, ages: Ages | None = None) -> RelayService:
+    """A relay whose node is in step unless `ages` says otherwise."""
+    admission = Admission(board, Ages() if ages is None else ages, clock)
+    return RelayService(
+        board,
+        pool,
+        clock,
+        admission=admission,
+        status=lambda: relay_pb2.GetNodeStatusResponse(node_id="n1"),
     )

@@ -15,9 +15,9 @@ import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from agent_node.relay import Board, RelayService, SocketTaken, Stager, TextPool, bind, claim
+from agent_node.relay import Board, SocketTaken, Stager, TextPool, bind, claim
 from agent_node.upstream import Snapshot
-from tests.unit.node.samples import snapshot
+from tests.unit.node.samples import relay_service, snapshot
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import Violation, VoxplaneError, reason_of, violations_of
 from voxplane.names import agent_name
@@ -134,7 +134,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     pool = TextPool(["false"], {}, idle=0, sessions_max=0, clock=node.clock, jitter=lambda: 0.0)
     with claim(node.socket):
         server = grpc.aio.server()
-        relay_grpc.add_RelayServiceServicer_to_server(RelayService(node.board, pool, node.clock), server)
+        relay_grpc.add_RelayServiceServicer_to_server(relay_service(node.board, pool, node.clock), server)
         bind(server, node.socket)
         await server.start()
         async with grpc.aio.insecure_channel(f"unix:{node.socket}") as channel:

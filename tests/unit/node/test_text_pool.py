@@ -15,8 +15,8 @@ import grpc
 import psutil
 import pytest
 
-from agent_node.relay import Board, RelayService, Stager, TextPool, bind, claim
-from tests.unit.node.samples import snapshot
+from agent_node.relay import Board, Stager, TextPool, bind, claim
+from tests.unit.node.samples import relay_service, snapshot
 from tests.virtual_clock import VirtualClock
 from voxplane.clock import SystemClock
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
@@ -46,7 +46,7 @@ class Node:
             clock=clock,
             jitter=random.random,
         )
-        self.service = RelayService(board, self.pool, clock)
+        self.service = relay_service(board, self.pool, clock)
         self.stub: relay_grpc.RelayServiceAsyncStub
 
     async def chat(self, agent: str = "a") -> tuple[ChatCall, relay_pb2.ChatOpened]:

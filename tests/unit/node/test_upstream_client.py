@@ -15,6 +15,7 @@ from agent_node.upstream import CacheWriter, DiskCache, Reporter, Snapshot, Upst
 from tests.unit.node.samples import snapshot
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, to_status
+from voxplane.names import TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -75,6 +76,7 @@ class Client:
     upstream: Upstream
     reporter: Reporter
     got: asyncio.Queue[Snapshot] = field(default_factory=asyncio.Queue)
+    gone: asyncio.Queue[TenantId] = field(default_factory=asyncio.Queue)
 
     def applied(self, snapshot: Snapshot) -> None:
         """Note a snapshot, and report it as the board would."""
@@ -83,6 +85,10 @@ class Client:
             self.reporter.status(
                 sync_pb2.BundleStatus(name=bundle.name, etag=bundle.etag, phase=sync_pb2.CONFIG_PHASE_APPLIED)
             )
+
+    def forgotten(self, tenant_id: TenantId) -> None:
+        """Note a tenant that is gone."""
+        self.gone.put_nowait(tenant_id)
 
     async def after_back_off(self) -> sync_pb2.WatchConfigRequest:
         """The request of the next stream, once the wait is over."""
@@ -163,7 +169,7 @@ async def test_a_silent_stream_is_opened_again(client: Client) -> None:
     assert client.server.requests.empty()
     await client.clock.advance(1.0)
     await asyncio.wait_for(client.after_back_off(), 10)
-    stale = client.upstream.protocol.stale
+    stale = client.upstream.protocol.stale(client.clock.monotonic())
     assert stale is None or "nothing was heard" in stale.reason
 
 

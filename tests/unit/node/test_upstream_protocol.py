@@ -24,7 +24,8 @@ from agent_node.upstream.events import (
     Subscribe,
     Tick,
 )
-from agent_node.upstream.protocol import BACK_OFF_SECONDS_MAX, SPARE_CONTENTS_MAX
+from agent_node.upstream.protocol import SPARE_CONTENTS_MAX
+from agent_node.upstream.waits import BACK_OFF_SECONDS_MAX
 from tests.unit.node.samples import bundle, content
 from voxplane.digest import bundles_digest
 from voxplane.names import TenantId
@@ -32,6 +33,7 @@ from voxplane.v1 import bundle_pb2, revision_pb2
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
 NODE = sync_pb2.NodeInfo(node_id="n1")
+NOW = 1000.0
 FULL, DELTA = sync_pb2.TRANSFER_INTENT_FULL, sync_pb2.TRANSFER_INTENT_DELTA
 NONE = sync_pb2.TRANSFER_INTENT_NONE
 
@@ -266,7 +268,7 @@ def test_a_transfer_is_applied_persisted_and_acknowledged() -> None:
     actions = protocol.receive(Received(message(transfer), 1.0))
     assert kinds(actions) == [Opened, Apply, Persist, Ack]
     assert actions[-1] == Ack("1", TenantId("acme"), 1)
-    assert protocol.stale is None
+    assert protocol.stale(NOW) is None
 
 
 def test_parts_take_effect_together() -> None:
@@ -328,7 +330,7 @@ def test_a_torn_transfer_is_refused_and_asked_for_in_full(fault: str) -> None:
     actions = protocol.receive(Received(message(second, 2), 2.0))
     assert kinds(actions) == [Close]
     assert texts_of(protocol.snapshots[TenantId("acme")]) == {"a": "x"}
-    assert protocol.stale is not None
+    assert protocol.stale(NOW) is not None
     protocol.receive(Ended("closed", 2.0))
     (action,) = protocol.receive(Begin(3.0))
     assert isinstance(action, Subscribe)
@@ -337,7 +339,7 @@ def test_a_torn_transfer_is_refused_and_asked_for_in_full(fault: str) -> None:
     assert not action.request.known_contents
     (again,) = server.transfer(2, {}, set(), full=True)
     assert Apply in kinds(protocol.receive(Received(message(again), 4.0)))
-    assert protocol.stale is None
+    assert protocol.stale(NOW) is None
 
 
 def test_an_older_full_transfer_is_not_taken() -> None:
@@ -402,13 +404,14 @@ def test_silence_of_two_intervals_ends_the_stream() -> None:
     """The server's interval counts; after twice of it in silence the node is stale."""
     protocol = begun()
     protocol.receive(Received(heartbeat(10), 5.0))
-    assert protocol.stale is None
+    assert protocol.stale(NOW) is None
     assert protocol.silence_ends == 25.0
     assert protocol.receive(Tick(24.9)) == []
     assert kinds(protocol.receive(Tick(25.0))) == [Close]
-    assert protocol.stale is not None
-    assert protocol.stale.since == 25.0
-    assert "20 s" in protocol.stale.reason
+    stale = protocol.stale(NOW)
+    assert stale is not None
+    assert stale.since == 5.0
+    assert "20 s" in stale.reason
 
 
 def test_a_bookmark_moves_the_revision() -> None:
