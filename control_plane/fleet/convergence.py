@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
-from control_plane.fleet.records import NodeRecord, TenantRecord
+from control_plane.fleet.records import REFUSED, NodeRecord, TenantRecord
 from control_plane.state import BundleRecord
 from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -20,8 +20,6 @@ from voxplane.v1 import node_pb2
 
 LAGGING_MAX = 100
 """Lagging bundles that are named of one node."""
-
-_REFUSED = (sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_REVERTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def judge(target: Target, node: NodeRecord) -> node_pb2.NodeConvergence:
             continue
         lagging += 1
         phase, error = _word(bundle, tenant)
-        refused += phase in _REFUSED
+        refused += phase in REFUSED
         if lagging <= LAGGING_MAX:
             answer.lagging.add(name=name, phase=phase, error=error)
     answer.state = _state(node, lagging, refused, acked >= target.revision)

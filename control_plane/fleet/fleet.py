@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 
 import structlog
 
-from control_plane.fleet.records import NodeRecord, SentLevel
+from control_plane.fleet.records import REFUSED, NodeRecord, SentLevel
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.names import AgentName, TenantId, agent_name, split_agent_name
@@ -115,12 +115,20 @@ class Fleet:
         if nonce is None:
             self._changed(node.info.node_id)
 
-    def report(self, report: sync_pb2.ReportConfigStatusRequest) -> None:
+    def report(self, report: sync_pb2.ReportConfigStatusRequest) -> int:
         """Take what a node reports of its stream. The nonce is one that was
-        sent. Streams that are no node's are passed over."""
+        sent. Streams that are no node's are passed over. Returns the sequence
+        of the first report that has not come, once for each gap, or 0."""
         node = self._streams.get(report.stream_id)
         if node is None:
-            return
+            return 0
+        missing = 0
+        if report.sequence:
+            if report.sequence == node.sequence:
+                return 0
+            if report.sequence > node.sequence + 1:
+                missing = node.sequence + 1
+            node.sequence = max(report.sequence, node.sequence)
         node.last_seen = self._clock.time()
         nonce = int(report.nonce or 0)
         news = nonce > node.acked_nonce
@@ -132,6 +140,22 @@ class Fleet:
                 continue
             news |= node.report(tenant_id, AgentName(status.name), status)
         if news:
+            self._changed(node.info.node_id)
+        return missing
+
+    def refused(self, node_id: str, tenant_id: TenantId) -> Mapping[AgentName, str]:
+        """By name, the etags of the bundles of which a node's newest report is
+        that it has refused them."""
+        node = self._nodes.get(node_id)
+        tenant = node.tenants.get(tenant_id) if node else None
+        if tenant is None:
+            return {}
+        return {name: report.etag for name, report in tenant.reports.items() if report.phase in REFUSED}
+
+    def removed(self, stream_id: str, tenant_id: TenantId) -> None:
+        """A tenant is gone from a stream: forget what its node had of it."""
+        node = self._streams.get(stream_id)
+        if node is not None and node.tenants.pop(tenant_id, None) is not None:
             self._changed(node.info.node_id)
 
     def close(self, stream_id: str) -> None:

@@ -29,6 +29,8 @@ UNACKED_MAX = 64
 """Unacknowledged messages that are remembered of a tenant and node; of more,
 every second is forgotten, so that an acknowledgement counts for less."""
 
+REFUSED = (sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_REVERTED)
+
 _NEVER = 2**63
 
 
@@ -135,6 +137,7 @@ class NodeRecord:
     last_seen: float
     declared: dict[TenantId, revision_pb2.Revision]
     acked_nonce: int = 0
+    sequence: int = 0
     tenants: dict[TenantId, TenantRecord] = field(default_factory=dict[TenantId, TenantRecord])
 
     def watches(self, tenant_id: str) -> bool:

@@ -17,6 +17,7 @@ SALES = agent_name("acme", "sales")
 RECEIVED = sync_pb2.CONFIG_PHASE_RECEIVED
 APPLIED = sync_pb2.CONFIG_PHASE_APPLIED
 FAILED = sync_pb2.CONFIG_PHASE_FAILED
+REVERTED = sync_pb2.CONFIG_PHASE_REVERTED
 
 
 @dataclass
@@ -51,10 +52,14 @@ class World:
         """The stream moves to the newest state."""
         self.fleet.sent(stream, self.log.state.tenant_id, Level(self.log.state), (), nonce)
 
-    def report(self, nonce: str = "", *statuses: sync_pb2.BundleStatus, stream: str = "s1") -> None:
-        """The node reports."""
-        self.fleet.report(
-            sync_pb2.ReportConfigStatusRequest(stream_id=stream, nonce=nonce, statuses=statuses)
+    def report(
+        self, nonce: str = "", *statuses: sync_pb2.BundleStatus, stream: str = "s1", sequence: int = 0
+    ) -> int:
+        """The node reports; returns the number of the first missing report."""
+        return self.fleet.report(
+            sync_pb2.ReportConfigStatusRequest(
+                stream_id=stream, nonce=nonce, statuses=statuses, sequence=sequence
+            )
         )
 
     def status(self, phase: sync_pb2.ConfigPhase, *, at: int = 0) -> sync_pb2.BundleStatus:
