@@ -43,7 +43,7 @@ class Freshness:
         self._level: set[TenantId] = set()
         self._moved: frozenset[TenantId] = frozenset()
         self._grace_ends = NEVER
-        self._heard = now
+        self._heard = self._word = now
         self._hears = False
         self._reason = "not connected yet"
 
@@ -68,7 +68,7 @@ class Freshness:
 
     def hear(self, now: float) -> None:
         """A message came."""
-        self._heard = now
+        self._heard = self._word = now
         self._hears = True
 
     def level(self, tenant_id: TenantId) -> None:
@@ -118,11 +118,11 @@ class Freshness:
 
     def stale(self, now: float) -> Stale | None:
         """Set unless the node is in step, or moves. `since` is the oldest of
-        the tenants' last words."""
+        the tenants' last words, without tenants the server's."""
         if self.in_step or now < self._grace_ends:
             return None
         reason = self._reason
         if self._hears:
             late = min(self._expected - self._level)
             reason = f"tenant {late} has not come on this stream"
-        return Stale(reason, min(self.words().values(), default=self._heard))
+        return Stale(reason, min(self.words().values(), default=self._word))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from voxplane.cli import agents, chat, dev, failures, nodes, sides, watch
+from voxplane.cli import agents, chat, dev, failures, local_node, nodes, sides, watch
 from voxplane.cli.children import END_WITH_STDIN, end_with_stdin
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("dev")(dev.command)
 app.command("chat")(chat.command)
 app.add_typer(agents.app, name="agents")
 app.command("watch")(watch.command)
+nodes.app.command("local")(local_node.command)
 app.add_typer(nodes.app, name="nodes")
 app.command("wait")(nodes.wait)
 

@@ -85,6 +85,40 @@ def test_a_nonce_waits_for_the_disk() -> None:
     assert report.nonce == "2"
 
 
+def sequence(state: ReportState) -> int:
+    """The number of the next report, which has one status."""
+    state.status(status("a", sync_pb2.CONFIG_PHASE_APPLIED))
+    report = state.next()
+    assert report is not None
+    return report.sequence
+
+
+def test_reports_are_numbered_without_a_gap() -> None:
+    """From 1 on each stream; what has nothing to tell takes no number, what is told again takes the next."""
+    state = opened()
+    assert [sequence(state), sequence(state)] == [1, 2]
+    assert state.next() is None
+    state.tell_all()
+    assert sequence(state) == 3
+    state.closed()
+    state.opened("s2")
+    assert sequence(state) == 1
+
+
+def test_a_report_that_is_asked_for_again_tells_all() -> None:
+    """After a gap all statuses go out, with the nonce."""
+    state = opened()
+    for name in ("a", "b"):
+        state.status(status(name, sync_pb2.CONFIG_PHASE_APPLIED))
+    state.delivered("4", ACME, 0)
+    state.next()
+    state.tell_all()
+    report = state.next()
+    assert report is not None
+    assert {s.name for s in report.statuses} == {"a", "b"}
+    assert report.nonce == "4"
+
+
 @given(order=st.permutations(range(1, 9)), skipped=st.sets(st.integers(1, 7)))
 def test_acknowledged_nonces_are_on_disk(order: list[int], skipped: set[int]) -> None:
     """In whatever order tenants are written, an acknowledged nonce covers only what is on disk."""
