@@ -8,6 +8,7 @@ from control_plane.store.log import (
     DuplicateRequest,
     Entry,
     LogStore,
+    OutcomeUnknown,
     RevisionConflict,
     StoreError,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Entry",
     "LogStore",
     "MemoryStore",
+    "OutcomeUnknown",
     "RevisionConflict",
     "SqliteStore",
     "StoreError",

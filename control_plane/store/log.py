@@ -2,6 +2,9 @@
 
 - Revisions of a tenant are 1, 2, 3, … without a gap. A commit is all or
   nothing, and is durable when `commit` returns.
+- A commit that fails with StoreError was not made, except with OutcomeUnknown:
+  then it may turn up when the store is next opened, unless its revision has
+  been given to another.
 - A commit names the revision that it was decided on; if another came first it
   is refused with RevisionConflict and leaves no trace.
 - Commits of one caller that are submitted in order are tried in order, also
@@ -28,7 +31,13 @@ NO_HASH = bytes(32)
 
 
 class StoreError(Exception):
-    """The store cannot do what was asked; nothing was changed."""
+    """The store cannot do what was asked; nothing was changed, unless it is
+    OutcomeUnknown."""
+
+
+class OutcomeUnknown(StoreError):
+    """The commit may be made or not: the disk failed while it was written. A
+    repeat with the same request_id gets the first answer, if there is one."""
 
 
 class RevisionConflict(StoreError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
+import structlog
 
 from control_plane.store.counter import CommitCounter
 from control_plane.store.log import (
@@ -28,11 +29,22 @@ from control_plane.store.log import (
     StoreError,
 )
 from control_plane.store.sqlite_file import LockedFile, connect_to_read, prepare
-from control_plane.store.sqlite_group import ANSWER, Pending, delete_some, put_snapshot, raise_floor
+from control_plane.store.sqlite_group import (
+    ANSWER,
+    TRIMMED_ENTRIES,
+    Pending,
+    delete_some,
+    put_snapshot,
+    raise_floor,
+)
 from control_plane.store.sqlite_thread import connect
 from control_plane.store.sqlite_writer import SqliteWriter
 from voxplane.names import TenantId
 from voxplane.storage.v1 import log_pb2
+
+TRIMMED_ENTRY_BYTES = 4096
+"""What it takes in the journal to delete an entry: its page."""
+_log = structlog.get_logger(__name__)
 
 
 class SqliteStore:
@@ -64,12 +76,18 @@ class SqliteStore:
             undo.callback(file.unlock)
             counter = CommitCounter()
             try:
-                writer = await SqliteWriter.open(file.path, counter.add)
+                writer = await SqliteWriter.open(file, counter.add)
                 undo.push_async_callback(writer.close)
                 reader = await connect(partial(connect_to_read, file.path))
                 undo.push_async_callback(reader.close)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 raise StoreError(f"{path} cannot be opened: {error}") from error
+            if file.restored:
+                _log.warning(
+                    "the store has a new epoch: all clients take everything anew",
+                    reason=file.restored,
+                    epoch=file.epoch,
+                )
             return cls(file, writer, reader, counter, undo.pop_all())
 
     @property
@@ -125,16 +143,19 @@ class SqliteStore:
 
     async def save_snapshot(self, snapshot: log_pb2.Snapshot) -> None:
         """See LogStore.save_snapshot."""
-        encoded = snapshot.SerializeToString()
+        encoded = await asyncio.to_thread(snapshot.SerializeToString)
         tenant_id, revision = snapshot.tenant_id, snapshot.revision
-        await self._writer.run(lambda connection: put_snapshot(connection, tenant_id, revision, encoded))
+        await self._writer.run(
+            lambda connection: put_snapshot(connection, tenant_id, revision, encoded), len(encoded)
+        )
 
     async def trim(self, tenant_id: TenantId, through: int) -> int:
         """See LogStore.trim."""
         floor = await self._writer.run(partial(raise_floor, tenant_id=tenant_id, through=through))
         # Piece by piece, with commits in between. What a crash leaves behind
         # is hidden already, and goes with the next trim.
-        while await self._writer.run(partial(delete_some, tenant_id=tenant_id, floor=floor)):
+        deleting = partial(delete_some, tenant_id=tenant_id, floor=floor)
+        while await self._writer.run(deleting, TRIMMED_ENTRIES * TRIMMED_ENTRY_BYTES):
             pass
         return floor
 

@@ -1,14 +1,14 @@
 """What is done to a SQLite log in one transaction, on the connection's thread.
 
 Each commit of a group succeeds or is refused on its own. A fault of the disk
-fails them all, and none of them was acknowledged.
+is told to the caller, who finds out what became of the group.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from control_plane.store.chain import make_entry
@@ -19,6 +19,7 @@ from control_plane.store.log import (
     Commit,
     CommitMeta,
     DuplicateRequest,
+    Entry,
     RevisionConflict,
     StoreError,
 )
@@ -39,6 +40,8 @@ _FAULT_OF_ONE = (
     *(ValueError, TypeError, OverflowError),
     *(sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
 )
+Guard = Callable[[sqlite3.Connection], None]
+"""Raises what makes a transaction that has begun end without effect."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,18 +73,56 @@ class Transaction:
                 self._connection.execute("ROLLBACK")
 
 
-def write_group(connection: sqlite3.Connection, group: Sequence[Pending]) -> list[Commit | StoreError]:
-    """Commit a group in one transaction; an outcome for each, in order."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a group: an outcome for each commit, in order; fewer if
+    a fault came in between, and then what the others have come to is not
+    known."""
+
+    outcomes: list[Commit | StoreError]
+    fault: sqlite3.Error | StoreError | None = None
+
+
+def write_group(connection: sqlite3.Connection, group: Sequence[Pending], guard: Guard) -> Written:
+    """Commit a group in one transaction."""
     try:
         with Transaction(connection):
+            guard(connection)
             outcomes = [_write(connection, pending) for pending in group]
             _purge(connection, max(pending.meta.time for pending in group))
-        return outcomes
+        return Written(outcomes)
+    except _FAULT_OF_ONE as error:
+        if len(group) == 1:
+            return Written([StoreError(f"the log cannot be written: {error}")])
+    except (sqlite3.Error, StoreError) as fault:
+        return Written([], fault)
     except Exception as error:
-        if isinstance(error, _FAULT_OF_ONE) and len(group) > 1:
-            return [outcome for pending in group for outcome in write_group(connection, [pending])]
         # Whatever it is, nothing of the group is durable, and each must hear it.
-        return [StoreError(f"the log cannot be written: {error}") for _ in group]
+        return Written([StoreError(f"the log cannot be written: {error}") for _ in group])
+    outcomes: list[Commit | StoreError] = []
+    for pending in group:
+        written = write_group(connection, [pending], guard)
+        outcomes += written.outcomes
+        if written.fault:
+            return Written(outcomes, written.fault)
+    return Written(outcomes)
+
+
+def landed(connection: sqlite3.Connection, pending: Pending) -> Commit | None:
+    """The commit, if it is in the log after all."""
+    revision = pending.expected_revision + 1
+    row = connection.execute(
+        "SELECT entry, hash FROM entries WHERE tenant_id = ? AND revision = ?", (pending.tenant_id, revision)
+    ).fetchone()
+    if row is None:
+        return None
+    entry = Entry(revision, *row)
+    try:
+        previous = entry.decode().previous_hash
+        same = make_entry(pending.tenant_id, revision, pending.mutations, pending.meta, previous) == entry
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return Commit(revision, entry) if same else None
 
 
 def _write(connection: sqlite3.Connection, pending: Pending) -> Commit | StoreError:

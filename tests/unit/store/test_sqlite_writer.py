@@ -52,7 +52,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A writer on a new file."""
     file = prepare(tmp_path / "log.db")
     counted: list[int] = []
-    writer = await SqliteWriter.open(file.path, counted.append)
+    writer = await SqliteWriter.open(file, counted.append)
     yield World(writer, counted)
     await writer.close()
     file.unlock()
@@ -154,7 +154,7 @@ async def test_a_long_trim_lets_commits_through(world: World) -> None:
 async def test_a_loop_that_ends_gives_the_commits_up(tmp_path: Path) -> None:
     """When the tasks of the loop are cancelled nobody waits for ever."""
     file = prepare(tmp_path / "log.db")
-    writer = await SqliteWriter.open(file.path, lambda commits: None)
+    writer = await SqliteWriter.open(file, lambda commits: None)
     world = World(writer, [])
     before = asyncio.all_tasks()
     pending = [world.submit(at) for at in range(3)]
