@@ -70,6 +70,8 @@ def connect(
             ("grpc.enable_http_proxy", 0),
             ("grpc.keepalive_time_ms", keepalive_ms),
             ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+            # without it a ping is waited for for a minute, whatever the timeout of keepalive is
+            ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
