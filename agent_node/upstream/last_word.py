@@ -61,7 +61,7 @@ def decode(data: bytes, clock: Clock, boot: str) -> dict[TenantId, float]:
         monotonic, wall = float(record["monotonic"]), float(record["wall"])
         ages = {TenantId(str(tenant)): float(age) for tenant, age in record["ages"].items()}
         same_boot = bool(boot) and record["boot_id"] == boot
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptCache(f"no record of last words: {type(error).__name__}") from error
     now = clock.monotonic()
     passed = now - monotonic if same_boot else clock.time() - wall

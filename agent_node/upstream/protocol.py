@@ -5,9 +5,9 @@ The rules that it keeps:
 - A transfer takes effect at its `synced` marker, whole, or not at all; what a
   stream leaves unfinished is dropped with it.
 - What every marker proves (count, digest, contents) is compared, also when
-  nothing has changed. A tenant that does not fit is not trusted any more: the
-  stream is closed, and the next one declares nothing of it, so that it comes in
-  full. Until then the last good snapshot stays in use.
+  nothing has changed. A tenant that does not fit is in doubt: the stream is
+  closed, and the next one declares its revision alone, so that it comes in full,
+  or is said to be gone. Until then the last good snapshot stays in use.
 - Nothing is taken that the next request could not declare.
 - Within an epoch a tenant never goes back. An older delta is passed over; an
   older full transfer is not trusted, as that server lags.
@@ -16,10 +16,10 @@ The rules that it keeps:
 - A tenant that the server takes off the stream is forgotten. One that it only
   does not name stays, and is stale.
 - A bookmark moves a tenant only if the stream has brought it level before.
-- A stream resumes from the revisions, etags and contents that are here. One
-  whose request is refused as such declares nothing the next time.
+- A stream resumes from the revisions, etags and contents that are here. What a
+  server refuses to hear declared is not declared the next time.
 - Waits are those of waits.py; they start over only when a transfer was SYNCED
-  and every tenant is trusted. A heartbeat is no proof.
+  and no tenant is in doubt. A heartbeat is no proof.
 - A stream that is silent for SILENT_INTERVALS heartbeats is closed. From then,
   or from any other end, the state is stale; see freshness.py.
 - A server that drains is left when it has said, and gives changes until then.
@@ -113,7 +113,8 @@ class WatchProtocol:
         self._freshness = Freshness(now, {tenant: known.get(tenant, NEVER) for tenant in self._snapshots})
         self._waits = Waits(jitter)
         self._pool: dict[str, bundle_pb2.VersionContent] = {}
-        self._distrusted: set[TenantId] = set()
+        self._doubts: dict[TenantId, bool] = {}
+        """Tenants in doubt, and whether their revision may be declared."""
         self._transfers: dict[TenantId, Transfer] = {}
         self._unfinished_bytes = 0
         self._state = StreamState.IDLE
@@ -185,11 +186,13 @@ class WatchProtocol:
 
     def _request(self) -> sync_pb2.WatchConfigRequest:
         request = sync_pb2.WatchConfigRequest(tenant_id=self._tenant_id, node=self._node)
-        trusted = [s for tenant_id, s in self._snapshots.items() if tenant_id not in self._distrusted]
+        trusted = [s for tenant_id, s in self._snapshots.items() if tenant_id not in self._doubts]
         self._pool = {digest: content for s in trusted for digest, content in s.contents.items()}
         for snapshot in trusted:
-            request.start_revisions[snapshot.tenant_id].CopyFrom(snapshot.revision)
             request.known.update(snapshot.etags)
+        for tenant_id, snapshot in self._snapshots.items():
+            if self._doubts.get(tenant_id, True):
+                request.start_revisions[tenant_id].CopyFrom(snapshot.revision)
         request.known_contents.extend(self._pool)
         return request
 
@@ -222,9 +225,9 @@ class WatchProtocol:
         self._stream_id = ""
         self._move_at = math.inf
         if event.refused == ALL_TENANTS:
-            self._distrusted.update(self._snapshots)
+            self._doubts.update(dict.fromkeys(self._snapshots, False))
         elif event.refused in self._snapshots:
-            self._distrusted.add(TenantId(event.refused))
+            self._doubts[TenantId(event.refused)] = False
         return [wait]
 
     def _wait(self, event: Ended) -> BackOff:
@@ -285,11 +288,11 @@ class WatchProtocol:
             self._transfers[tenant_id] = Transfer(part.start)
         transfer = self._transfers.get(tenant_id)
         if transfer is None:
-            return self._distrust(tenant_id, "a transfer without a beginning")
+            return self._doubt(tenant_id, "a transfer without a beginning")
         transfer.add(part)
         self._unfinished_bytes += part.ByteSize()
         if self._unfinished_bytes > UNFINISHED_BYTES_MAX:
-            return self._distrust(tenant_id, f"a transfer above {UNFINISHED_BYTES_MAX} bytes")
+            return self._doubt(tenant_id, f"a transfer above {UNFINISHED_BYTES_MAX} bytes")
         self._pool.update((content.content_hash, content) for content in part.contents)
         if not part.HasField("synced"):
             return []
@@ -298,10 +301,10 @@ class WatchProtocol:
         try:
             return self._finish(tenant_id, transfer, part, nonce)
         except TornTransfer as torn:
-            return self._distrust(tenant_id, str(torn))
+            return self._doubt(tenant_id, str(torn))
 
-    def _distrust(self, tenant_id: TenantId, reason: str) -> list[Action]:
-        self._distrusted.add(tenant_id)
+    def _doubt(self, tenant_id: TenantId, reason: str) -> list[Action]:
+        self._doubts[tenant_id] = True
         self._freshness.doubt(tenant_id)
         return self._close(f"tenant {tenant_id}: {reason}")
 
@@ -317,11 +320,11 @@ class WatchProtocol:
             if transfer.intent == "FULL" or not self._freshness.is_level(tenant_id):
                 raise TornTransfer("the server is behind this node")
             return [Ack(nonce, tenant_id, 0)]
-        declared = None if tenant_id in self._distrusted else have
+        declared = None if tenant_id in self._doubts else have
         snapshot = transfer.finish(tenant_id, declared, last, self._pool)
-        self._distrusted.discard(tenant_id)
+        self._doubts.pop(tenant_id, None)
         self._freshness.level(tenant_id)
-        if not self._distrusted:
+        if not self._doubts:
             self._waits.start_over()
         apply = transfer.apply(have, snapshot)
         same = have is not None and have.revision == snapshot.revision
@@ -332,7 +335,7 @@ class WatchProtocol:
         return [apply, *persist, Ack(nonce, tenant_id, self._serial if persist else 0)]
 
     def _forget(self, tenant_id: TenantId, transfer: Transfer, nonce: str) -> list[Action]:
-        self._distrusted.discard(tenant_id)
+        self._doubts.pop(tenant_id, None)
         self._freshness.forget(tenant_id)
         if self._snapshots.pop(tenant_id, None) is None:
             return [Ack(nonce, tenant_id, 0)]

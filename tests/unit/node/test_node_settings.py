@@ -10,9 +10,20 @@ from pydantic import ValidationError
 from typer import Typer
 from typer.testing import CliRunner
 
-from agent_node.daemon import LIVEKIT_ENV, ConfigurationError, Stop, command, livekit_wanted, run_node
+from agent_node.daemon import (
+    LIVEKIT_ENV,
+    ConfigurationError,
+    Stop,
+    command,
+    livekit_wanted,
+    run_node,
+    secrets_environment,
+)
+from agent_node.providers import SecretResolver, new_context
+from agent_node.providers.secrets import allowed_by
 from agent_node.relay import claim
 from agent_node.settings import load_settings
+from voxplane.errors import VoxplaneError
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +52,44 @@ def test_labels_are_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings({"labels": ["nonsense"]})
 
 
+def test_metrics_stay_on_this_machine_unless_told() -> None:
+    """Loopback needs no word, anything else needs --insecure; off is the default."""
+    assert load_settings({}).metrics_address is None
+    assert load_settings({"metrics_listen": "127.0.0.1:0"}).metrics_address == ("127.0.0.1", 0)
+    assert load_settings({"metrics_listen": "[::1]:9"}).metrics_address == ("::1", 9)
+    assert load_settings({"metrics_listen": "localhost:9"}).metrics_address == ("localhost", 9)
+    for listen in ("0.0.0.0:9", "[::]:9", "192.0.2.1:9", "node.example:9"):
+        with pytest.raises(ValidationError, match="--insecure"):
+            load_settings({"metrics_listen": listen})
+        assert load_settings({"metrics_listen": listen, "insecure": True}).metrics_address is not None
+
+
+def test_the_allow_list_of_secrets_reaches_every_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the settings allow is what a resolver made in a job allows, and no more; the defaults are
+    those of the resolver."""
+    plain = allowed_by(secrets_environment(load_settings({})))
+    assert plain.allowed_env_suffixes == SecretResolver().allowed_env_suffixes
+    assert plain.allowed_env_names == SecretResolver().allowed_env_names
+    assert plain.allowed_dirs == SecretResolver().allowed_dirs
+    monkeypatch.setenv("VOXPLANE_SECRET_ENV_SUFFIXES", "")
+    settings = load_settings({"secret_env_names": "MODEL_PASS,OTHER", "secret_dirs": ["/etc/keys"]})
+    environ = {**secrets_environment(settings), "MODEL_PASS": "value", "X_API_KEY": "other"}
+    made = allowed_by(environ)
+    assert made.resolve("env:MODEL_PASS", "p") == "value"
+    assert made.allowed_dirs == (Path("/etc/keys"),)
+    with pytest.raises(VoxplaneError, match="does not hand out"):
+        made.resolve("env:X_API_KEY", "p")
+
+
+def test_a_context_of_a_job_has_the_nodes_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs and checks resolve against what the node has put into their environment."""
+    monkeypatch.setenv("VOXPLANE_SECRET_ENV_NAMES", "MODEL_PASS")
+    monkeypatch.setenv("VOXPLANE_SECRET_ENV_SUFFIXES", "")
+    secrets = new_context().secrets
+    assert secrets.allowed_env_names == {"MODEL_PASS"}
+    assert secrets.allowed_env_suffixes == ()
+
+
 def test_livekit_is_all_or_nothing() -> None:
     """Half a LiveKit configuration is an error that names what is missing."""
     assert not livekit_wanted({})
@@ -55,6 +104,13 @@ def test_livekit_is_all_or_nothing() -> None:
         (["--only-tenant", "UPPER"], "only_tenant"),
         (["--label", "nonsense"], "key=value"),
         (["--config", "/does/not/exist"], "/does/not/exist"),
+        (["--metrics-listen", "0.0.0.0:9000"], "--insecure"),
+        (["--metrics-listen", "127.0.0.1:99999"], "65535"),
+        (["--metrics-listen", "nowhere"], "metrics_listen"),
+        (["--secret-dirs", "relative/folder"], "absolute"),
+        (["--secret-env-names", "lower"], "secret_env_names"),
+        (["--data-dir", "/proc/nowhere"], "/proc/nowhere"),
+        (["--node-socket", "/tmp/" + "x" * 110], "at most 107"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(arguments: list[str], said: str) -> None:

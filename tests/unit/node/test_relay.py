@@ -178,7 +178,23 @@ def test_a_dead_socket_is_removed(tmp_path: Path) -> None:
 
 def test_a_path_too_long_says_so(tmp_path: Path) -> None:
     """A socket path beyond the system's limit is a clear error."""
-    with pytest.raises(SocketTaken, match="shorter"), claim(tmp_path / ("x" * 120) / "relay.sock"):
+    with (
+        pytest.raises(SocketTaken, match="at most 107; choose a shorter --node-socket"),
+        claim(tmp_path / ("x" * 120) / "relay.sock"),
+    ):
+        pass
+
+
+def test_a_shared_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    """A socket in a folder that others use does not lock them out of it."""
+    tmp_path.chmod(0o755)
+    with claim(tmp_path / "relay.sock"):
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_folder_that_cannot_be_made_says_so() -> None:
+    """A socket that cannot be is a clear error."""
+    with pytest.raises(SocketTaken, match="cannot be made"), claim(Path("/proc/nowhere/relay.sock")):
         pass
 
 

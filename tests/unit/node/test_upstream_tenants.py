@@ -94,6 +94,21 @@ def test_a_tenant_that_is_not_named_stays_and_is_stale() -> None:
     assert set(subscribe.request.start_revisions) == {"acme", "beta"}
 
 
+def test_a_tenant_in_doubt_may_turn_out_to_be_gone() -> None:
+    """A tenant whose transfer was torn is still named to the server, which may so say that it is gone."""
+    protocol, server = in_step()
+    server.history.append({"a": "y"})
+    (torn,) = server.transfer(2, {}, {"hash of x"}, full=False, from_revision=1)
+    torn.synced.digest = "0" * 64
+    protocol.receive(Received(message(torn, 2), 2.0))
+    protocol.receive(Ended("closed", 2.0))
+    (subscribe,) = protocol.receive(Begin(3.0))
+    assert isinstance(subscribe, Subscribe)
+    assert subscribe.request.start_revisions["acme"].number == 1
+    assert kinds(protocol.receive(Received(removal("acme"), 4.0)))[1] is Forget
+    assert not protocol.snapshots
+
+
 def test_a_bookmark_before_the_transfer_moves_nothing() -> None:
     """A heartbeat's revision counts only for a tenant that this stream has brought level: else the
     next stream would ask for too little."""

@@ -83,9 +83,10 @@ class Connection:
         etags = {name: b.etag for name, b in made.items()}
         first = tenant_id not in self.known
         start = self.request.start_revisions.get(tenant_id) if first else None
-        full = first and (start is None or start.epoch != tenant.epoch)
         prefix = f"tenants/{tenant_id}/"
-        declared = {n: e for n, e in self.request.known.items() if n.startswith(prefix) and not full}
+        declared = {n: e for n, e in self.request.known.items() if n.startswith(prefix)}
+        full = first and (start is None or start.epoch != tenant.epoch or not declared)
+        declared = {} if full else declared
         known = declared if first else self.known[tenant_id]
         transfers = [sync_pb2.ConfigTransfer(tenant_id=tenant_id) for _ in range(parts)]
         for transfer in transfers:
