@@ -16,6 +16,7 @@ All of it is called on the writer's thread. The rules:
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 
 from control_plane.store.identity import identify
@@ -27,11 +28,10 @@ GENERATION_BYTES = 16 * 1024 * 1024
 """Written to the journal, by a rough count, before it is emptied."""
 TRANSACTION_BYTES = 40 * 1024
 """What a transaction takes, beyond its payload."""
+TURN_BYTES = 4
 
-_PUT = (
-    "INSERT INTO meta (name, value) VALUES ('generation', ?)"
-    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-)
+_NAME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('generation', ?), ('turn', ?)"
+"""A row that is what it was would not be written; a turn is never the same."""
 _Place = tuple[tuple[int, int], ...]
 
 
@@ -134,7 +134,7 @@ class Journal:
         self._commits = commits
 
     def _name(self, connection: sqlite3.Connection) -> None:
-        connection.execute(_PUT, (self._generations[-1],))
+        connection.execute(_NAME, (self._generations[-1], secrets.token_hex(TURN_BYTES)))
 
     def _empty(self, connection: sqlite3.Connection) -> bool:
         busy, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
