@@ -1,89 +1,60 @@
 """Whether nodes run what they should. All of it is pure.
 
 A node has converged when it has acknowledged the target's revision and runs
-each of the target's bundles that it watches, or a later one. What it runs is
-what it reported APPLIED; a bundle of the same etag is the same bundle.
+each of the target's bundles that it is about, or a later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
-
-from control_plane.fleet.records import REFUSED, NodeRecord, TenantRecord
+from control_plane.fleet.records import NodeRecord, TenantRecord
+from control_plane.fleet.standing import Standings, Target, is_about, refuses
+from control_plane.fleet.steps import WORK_OF_MESSAGE, Steps
 from control_plane.state import BundleRecord
-from voxplane.names import AgentName, TenantId
-from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_pb2
 
 LAGGING_MAX = 100
 """Lagging bundles that are named of one node."""
+LAGGING_BYTES_MAX = 2 * 1_048_576
+"""Bytes of the lagging bundles that are named of all nodes together."""
+ANSWER_BYTES_MAX = 3 * 1_048_576
+NODE_BYTES = 32
+"""What a node takes in an answer beside its id."""
+
+_State = node_pb2.ConvergenceState
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What the nodes should run: a tenant's bundles at a revision."""
+class Verdict:
+    """Whether a node runs the target. `lagging` are at most LAGGING_MAX of the
+    `lagging_count` bundles that it does not run."""
 
-    tenant_id: TenantId
-    revision: int
-    bundles: Mapping[AgentName, BundleRecord]
+    node: NodeRecord
+    state: _State
+    acked: int
+    lagging: tuple[BundleRecord, ...]
+    lagging_count: int
 
 
-def judge(target: Target, node: NodeRecord) -> node_pb2.NodeConvergence:
+def judge(standings: Standings, node: NodeRecord) -> Verdict:
     """Whether a node runs the target."""
+    target = standings.target
     tenant = node.tenant(target.tenant_id)
     acked = tenant.acked.number if tenant and tenant.acked else 0
-    answer = node_pb2.NodeConvergence(node_id=node.info.node_id, acked_revision=acked)
-    lagging = refused = 0
-    for name, bundle in target.bundles.items():
-        if node.scope is not None and name not in node.scope:
-            continue
-        if _runs(bundle, tenant, acked >= target.revision):
-            continue
-        lagging += 1
-        phase, error = _word(bundle, tenant)
-        refused += phase in REFUSED
-        if lagging <= LAGGING_MAX:
-            answer.lagging.add(name=name, phase=phase, error=error)
-    answer.state = _state(node, lagging, refused, acked >= target.revision)
-    return answer
-
-
-def _state(node: NodeRecord, lagging: int, refused: int, acked: bool) -> node_pb2.ConvergenceState:
-    if not lagging and acked:
-        return node_pb2.CONVERGENCE_STATE_CONVERGED
-    if not node.stream_id:
-        return node_pb2.CONVERGENCE_STATE_DISCONNECTED
-    if acked and lagging == refused:
-        return node_pb2.CONVERGENCE_STATE_FAILED
-    return node_pb2.CONVERGENCE_STATE_PENDING
-
-
-def _runs(bundle: BundleRecord, tenant: TenantRecord | None, acked: bool) -> bool:
-    if tenant is None:
-        return False
-    if acked and tenant.level is not None and bundle.name not in tenant.level.bundles:
-        return True  # deleted since
-    report = tenant.reports.get(bundle.name)
-    if report is None or not report.effective_etag:
-        return False
-    if report.effective_revision >= bundle.revision:
-        return True
-    # The same bundle by an older number, and no word of another one since.
-    applied = report.phase == sync_pb2.CONFIG_PHASE_APPLIED
-    return applied and report.etag == report.effective_etag == bundle.etag
-
-
-def _word(
-    bundle: BundleRecord, tenant: TenantRecord | None
-) -> tuple[sync_pb2.ConfigPhase, status_pb2.Status | None]:
-    """What the node has said of the bundle, or of a later one in its place."""
-    report = tenant.reports.get(bundle.name) if tenant else None
-    if report is None or (report.etag != bundle.etag and report.revision < bundle.revision):
-        return sync_pb2.CONFIG_PHASE_UNSPECIFIED, None
-    return report.phase, report.error
+    lagging = standings.footing(node, tenant).lagging(tenant)
+    refused = sum(refuses(tenant.reports.get(each.name), each) for each in lagging) if tenant else 0
+    if acked >= target.revision and not lagging:
+        state = node_pb2.CONVERGENCE_STATE_CONVERGED
+    elif not node.stream_id:
+        state = node_pb2.CONVERGENCE_STATE_DISCONNECTED
+    elif acked >= target.revision and len(lagging) == refused:
+        state = node_pb2.CONVERGENCE_STATE_FAILED
+    else:
+        state = node_pb2.CONVERGENCE_STATE_PENDING
+    named = sorted(lagging, key=lambda bundle: bundle.name)[:LAGGING_MAX]
+    return Verdict(node, state, acked, tuple(named), len(lagging))
 
 
 class Rollcall:
@@ -91,37 +62,85 @@ class Rollcall:
     `min_nodes` it is not over."""
 
     def __init__(self, target: Target, min_nodes: int) -> None:
-        self._target = target
+        self._standings = Standings(target)
+        self._tenant_id = target.tenant_id
         self._min_nodes = min_nodes
-        self._answers: dict[str, node_pb2.NodeConvergence] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._open: set[str] = set()
         self._short: set[str] = set()
 
-    def see(self, node_id: str, node: NodeRecord | None) -> None:
-        """Look at a node again; None if it is not known any more."""
+    def see(self, node_id: str, node: NodeRecord | None) -> int:
+        """Look at a node again; None if it is not known any more. Returns the
+        work that it was."""
         self._open.discard(node_id)
         self._short.discard(node_id)
-        if node is None or not node.watches(self._target.tenant_id):
-            self._answers.pop(node_id, None)
-            return
-        answer = self._answers[node_id] = judge(self._target, node)
-        if answer.state != node_pb2.CONVERGENCE_STATE_CONVERGED:
+        if node is None or not node.watches(self._tenant_id):
+            self._verdicts.pop(node_id, None)
+            return 1
+        tenant = node.tenants.get(self._tenant_id)
+        work = self._standings.footing(node, tenant).work(tenant)
+        verdict = self._verdicts[node_id] = judge(self._standings, node)
+        if verdict.state != node_pb2.CONVERGENCE_STATE_CONVERGED:
             self._short.add(node_id)
-            if answer.state != node_pb2.CONVERGENCE_STATE_FAILED:
+            if verdict.state != node_pb2.CONVERGENCE_STATE_FAILED:
                 self._open.add(node_id)
+        return work + 5 * verdict.lagging_count
 
     @property
     def converged(self) -> bool:
         """Whether all nodes run the target, and enough are there."""
-        return not self._short and len(self._answers) >= self._min_nodes
+        return not self._short and len(self._verdicts) >= self._min_nodes
 
     @property
     def over(self) -> bool:
         """Whether waiting longer can change nothing: every node has converged
         or refused."""
-        return not self._open and len(self._answers) >= self._min_nodes
+        return not self._open and len(self._verdicts) >= self._min_nodes
 
     @property
-    def answers(self) -> list[node_pb2.NodeConvergence]:
-        """The nodes by ascending id."""
-        return [answer for _, answer in sorted(self._answers.items())]
+    def node_count(self) -> int:
+        """The nodes that there are."""
+        return len(self._verdicts)
+
+    @property
+    def converged_count(self) -> int:
+        """Those of them that run the target."""
+        return len(self._verdicts) - len(self._short)
+
+    def answers(self) -> Steps[list[node_pb2.NodeConvergence]]:
+        """The nodes by ascending id. What ANSWER_BYTES_MAX has no room for is
+        left out: first nodes that have converged, then others."""
+        named: list[node_pb2.NodeConvergence] = []
+        size = lagging_size = 0
+        for verdict in self._in_order():
+            size += NODE_BYTES + len(verdict.node.info.node_id)
+            if size > ANSWER_BYTES_MAX - LAGGING_BYTES_MAX:
+                break
+            answer = node_pb2.NodeConvergence(
+                node_id=verdict.node.info.node_id,
+                state=verdict.state,
+                acked_revision=verdict.acked,
+                lagging_count=verdict.lagging_count,
+            )
+            tenant = verdict.node.tenants.get(self._tenant_id)
+            for bundle in verdict.lagging:
+                lagging = _lagging(bundle, tenant)
+                lagging_size += lagging.ByteSize() + 4
+                if lagging_size > LAGGING_BYTES_MAX:
+                    break
+                answer.lagging.append(lagging)
+            named.append(answer)
+            yield WORK_OF_MESSAGE * (1 + 2 * len(answer.lagging))
+        return sorted(named, key=lambda answer: answer.node_id)
+
+    def _in_order(self) -> Iterator[Verdict]:
+        ids = sorted(self._verdicts, key=lambda node_id: (node_id not in self._short, node_id))
+        return (self._verdicts[node_id] for node_id in ids)
+
+
+def _lagging(bundle: BundleRecord, tenant: TenantRecord | None) -> node_pb2.LaggingBundle:
+    """What the node has said of the bundle, or of a later one in its place."""
+    report = tenant.reports.get(bundle.name) if tenant else None
+    if report is None or not is_about(report, bundle):
+        return node_pb2.LaggingBundle(name=bundle.name)
+    return node_pb2.LaggingBundle(name=bundle.name, phase=report.word.phase, error=report.word.error)

@@ -2,28 +2,35 @@
 
 It is held in memory: a node that connects again declares what it has and
 repeats its reports. Calls are synchronous and belong to the event loop.
+
+Of the streams of one node the newest counts. What becomes of an older one,
+and what is reported of it, changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 
 import structlog
 
-from control_plane.fleet.records import REFUSED, NodeRecord, SentLevel
+from control_plane.fleet.members import Members
+from control_plane.fleet.records import NodeRecord, SentLevel
+from control_plane.fleet.scope import scope_of
+from control_plane.fleet.words import Words
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
-from voxplane.names import AgentName, TenantId, agent_name, split_agent_name
+from voxplane.names import AgentName, TenantId, split_agent_name
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
-from voxplane.v1 import revision_pb2
 
 NODES_MAX = 20_000
 DISCONNECTED_SECONDS_MAX = 300.0
 """A node that holds no stream is forgotten after so long."""
+FORGOTTEN_PER_CALL_MAX = 16
+"""Records that are let go of at once; a large one takes a while."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -45,6 +52,11 @@ class Changes:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    @property
+    def any(self) -> bool:
+        """Whether `next` would not wait."""
+        return bool(self._nodes)
+
     async def next(self) -> set[str]:
         """What has changed since the last time; waits if nothing has."""
         if not self._nodes:
@@ -63,9 +75,11 @@ class Fleet:
     def __init__(self, clock: Clock, nodes_max: int = NODES_MAX) -> None:
         self._clock = clock
         self._nodes_max = nodes_max
+        self._words = Words()
         self._nodes: dict[str, NodeRecord] = {}
+        self._members = Members()
         self._streams: dict[str, NodeRecord] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._gone: OrderedDict[str, float] = OrderedDict()
         self._followers: set[Changes] = set()
 
     def open(self, stream_id: str, request: sync_pb2.WatchConfigRequest) -> str:
@@ -77,22 +91,28 @@ class Fleet:
         if before is None and len(self._nodes) >= self._nodes_max:
             self._make_room()
         now = self._clock.time()
-        scope = frozenset(agent_name(request.tenant_id, agent) for agent in request.agent_ids) or None
         node = NodeRecord(
-            info=_copy_info(request.node),
+            info=sync_pb2.NodeInfo(),
             tenant_id=request.tenant_id,
-            scope=scope,
+            scope=scope_of(request),
             stream_id=stream_id,
             connect_time=now,
             last_seen=now,
-            declared={TenantId(tenant): _copy(start) for tenant, start in request.start_revisions.items()},
+            declared={
+                TenantId(tenant): (start.number, start.epoch)
+                for tenant, start in request.start_revisions.items()
+            },
         )
+        node.info.CopyFrom(request.node)
         replaced = ""
         if before is not None:
-            node.resume(before)
             replaced = before.stream_id
             self._streams.pop(replaced, None)
+            self._members.discard(before.tenant_id, node_id)
+            if not self._is_forgotten(node_id):
+                node.resume(before)
         self._gone.pop(node_id, None)
+        self._members.add(node.tenant_id, node_id)
         self._nodes[node_id] = self._streams[stream_id] = node
         self._changed(node_id)
         return replaced
@@ -117,28 +137,24 @@ class Fleet:
 
     def report(self, report: sync_pb2.ReportConfigStatusRequest) -> int:
         """Take what a node reports of its stream. The nonce is one that was
-        sent. Streams that are no node's are passed over. Returns the sequence
-        of the first report that has not come, once for each gap, or 0."""
+        sent. Streams that are no node's are passed over. Returns the number of
+        the first report that has not come, once for each gap, or 0."""
         node = self._streams.get(report.stream_id)
         if node is None:
             return 0
-        missing = 0
-        if report.sequence:
-            if report.sequence == node.sequence:
-                return 0
-            if report.sequence > node.sequence + 1:
-                missing = node.sequence + 1
-            node.sequence = max(report.sequence, node.sequence)
         node.last_seen = self._clock.time()
+        sequence, missing = report.sequence, 0
+        if sequence:
+            if sequence == node.sequence:
+                return 0
+            missing = node.sequence + 1 if sequence > node.sequence + 1 else 0
+            node.sequence = max(sequence, node.sequence)
+        order = node.streams_before + (sequence or node.sequence)
         nonce = int(report.nonce or 0)
         news = nonce > node.acked_nonce
         node.acked_nonce = max(nonce, node.acked_nonce)
         for status in report.statuses:
-            try:
-                tenant_id, _ = split_agent_name(status.name)
-            except ValueError:
-                continue
-            news |= node.report(tenant_id, AgentName(status.name), status)
+            news |= self._take(node, status, order)
         if news:
             self._changed(node.info.node_id)
         return missing
@@ -150,12 +166,13 @@ class Fleet:
         tenant = node.tenants.get(tenant_id) if node else None
         if tenant is None:
             return {}
-        return {name: report.etag for name, report in tenant.reports.items() if report.phase in REFUSED}
+        return {name: tenant.reports[name].word.etag for name in tenant.refusals}
 
     def removed(self, stream_id: str, tenant_id: TenantId) -> None:
-        """A tenant is gone from a stream: forget what its node had of it."""
+        """A stream has nothing to do with a tenant any more, or has not been
+        allowed to from the start; what its node had of it is forgotten."""
         node = self._streams.get(stream_id)
-        if node is not None and node.tenants.pop(tenant_id, None) is not None:
+        if node is not None and node.removed(tenant_id):
             self._changed(node.info.node_id)
 
     def close(self, stream_id: str) -> None:
@@ -165,13 +182,12 @@ class Fleet:
             return
         node.stream_id = ""
         node.last_seen = self._clock.time()
-        self._gone[node.info.node_id] = None
+        self._gone[node.info.node_id] = self._clock.monotonic()
         self._changed(node.info.node_id)
 
     def node(self, node_id: str) -> NodeRecord:
         """One node. Raises VoxplaneError NODE_NOT_FOUND."""
-        self._forget()
-        found = self._nodes.get(node_id)
+        found = self.find(node_id)
         if found is None:
             raise VoxplaneError(
                 reason_pb2.ERROR_REASON_NODE_NOT_FOUND, f"no node {node_id}", metadata={"node": node_id}
@@ -180,12 +196,13 @@ class Fleet:
 
     def find(self, node_id: str) -> NodeRecord | None:
         """One node, if it is known."""
-        return self._nodes.get(node_id)
-
-    def select(self, wanted: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
-        """The nodes that are wanted, by ascending id."""
         self._forget()
-        return [node for _, node in sorted(self._nodes.items()) if wanted(node)]
+        return None if self._is_forgotten(node_id) else self._nodes.get(node_id)
+
+    def ids(self, tenant_id: str = "", after: str = "") -> list[str]:
+        """The nodes that ask for a tenant, or all, with greater ids, in
+        ascending order. Not each of them needs to be found."""
+        return self._members.of(tenant_id, after)
 
     @contextmanager
     def follow(self) -> Generator[Changes]:
@@ -197,15 +214,26 @@ class Fleet:
         finally:
             self._followers.discard(changes)
 
+    def _take(self, node: NodeRecord, status: sync_pb2.BundleStatus, order: int) -> bool:
+        try:
+            tenant_id, _ = split_agent_name(status.name)
+        except ValueError:
+            return False
+        tenant = node.tenants.get(tenant_id)
+        return tenant is not None and tenant.report(status, self._words.of(status), order)
+
     def _changed(self, node_id: str) -> None:
         for follower in self._followers:
             follower.add(node_id)
 
+    def _is_forgotten(self, node_id: str) -> bool:
+        gone = self._gone.get(node_id)
+        return gone is not None and gone + DISCONNECTED_SECONDS_MAX <= self._clock.monotonic()
+
     def _forget(self) -> None:
-        oldest = self._clock.time() - DISCONNECTED_SECONDS_MAX
-        while self._gone:
-            node_id = next(iter(self._gone))
-            if self._nodes[node_id].last_seen > oldest:
+        for _ in range(FORGOTTEN_PER_CALL_MAX):
+            node_id = next(iter(self._gone), None)
+            if node_id is None or not self._is_forgotten(node_id):
                 return
             self._drop(node_id)
 
@@ -218,17 +246,6 @@ class Fleet:
         self._drop(next(iter(self._gone)))
 
     def _drop(self, node_id: str) -> None:
-        del self._gone[node_id], self._nodes[node_id]
+        del self._gone[node_id]
+        self._members.discard(self._nodes.pop(node_id).tenant_id, node_id)
         self._changed(node_id)
-
-
-def _copy(revision: revision_pb2.Revision) -> revision_pb2.Revision:
-    copy = revision_pb2.Revision()
-    copy.CopyFrom(revision)
-    return copy
-
-
-def _copy_info(info: sync_pb2.NodeInfo) -> sync_pb2.NodeInfo:
-    copy = sync_pb2.NodeInfo()
-    copy.CopyFrom(info)
-    return copy

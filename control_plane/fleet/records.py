@@ -4,22 +4,28 @@
 - acked is what the node has said to have taken, whole: the acknowledgement of
   a nonce covers the earlier ones, and when the last message of a tenant is
   acknowledged, so is every later level that needed no message;
-- effective is what the node has last said to run.
+- effective is what the node has last said to run, and has not refused since.
 
-A report replaces what is known of a bundle unless it is older: of an earlier
-revision of the bundle, or of an earlier time by the node's clock. So a FAILED
-stays until the node says something newer of that bundle.
+A report replaces what is known of a bundle unless it is older. Which of two is
+older is told by where they stand, never by a clock of the node's:
+
+- all of a stream come after all of the streams that the node had before;
+- in a stream those that are counted go by their number, in whatever order they
+  come, and a number that comes again says nothing;
+- those that are not counted go as they come, but not back to an earlier
+  revision of the bundle.
+
+So a FAILED stays until the node says something newer of that bundle.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
-
+from control_plane.fleet.scope import Scope
+from control_plane.fleet.words import Word
 from control_plane.state import BundleRecord
 from voxplane.names import ALL_TENANTS, AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -29,9 +35,8 @@ UNACKED_MAX = 64
 """Unacknowledged messages that are remembered of a tenant and node; of more,
 every second is forgotten, so that an acknowledgement counts for less."""
 
-REFUSED = (sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_REVERTED)
-
 _NEVER = 2**63
+_NONE: frozenset[AgentName] = frozenset()
 
 
 class SentLevel(Protocol):
@@ -44,7 +49,8 @@ class SentLevel(Protocol):
 
     @property
     def bundles(self) -> Mapping[AgentName, BundleRecord]:
-        """The bundles that the client has."""
+        """The bundles that the client has, or has refused. It is the same
+        object for all clients that have the same."""
         ...
 
     @property
@@ -55,127 +61,213 @@ class SentLevel(Protocol):
 
 @dataclass(slots=True)
 class BundleReport:
-    """What a node has said of one bundle. Times are ns of its own clock; 0 is
-    none."""
+    """What a node has said of one bundle: the newest word, the newest one of a
+    bundle that it runs, and where in the order of its reports each stood.
+    `time` is ns of the node's clock, 0 for none, and decides nothing."""
 
-    etag: str = ""
-    revision: int = -1
-    phase: sync_pb2.ConfigPhase = sync_pb2.CONFIG_PHASE_UNSPECIFIED
-    error: status_pb2.Status | None = None
-    sessions: int = 0
-    time: int = 0
-    effective_etag: str = ""
-    effective_revision: int = 0
-    effective_time: int = 0
+    word: Word
+    effective: Word | None
+    order: int
+    effective_order: int
+    sessions: int
+    time: int
 
-    def take(self, status: sync_pb2.BundleStatus) -> bool:
-        """Take a report; False if it is older than what is known."""
-        time = status.time.ToNanoseconds() if status.HasField("time") else 0
-        taken = False
-        if status.phase == sync_pb2.CONFIG_PHASE_APPLIED and not 0 < time < self.effective_time:
-            self.effective_etag, self.effective_revision = status.etag, status.revision
-            self.effective_time = time
-            taken = True
-        if status.revision < self.revision:
-            return taken
-        if status.revision == self.revision and 0 < time < self.time:
-            return taken
-        self.etag, self.revision, self.phase = status.etag, status.revision, status.phase
-        self.sessions, self.time = status.sessions, time
-        self.error = None
-        if status.HasField("error"):
-            self.error = status_pb2.Status()
-            self.error.CopyFrom(status.error)
-        return True
+    def take(self, word: Word, status: sync_pb2.BundleStatus, order: int) -> bool:
+        """Take a later word, or an earlier one that comes late. Returns
+        whether it tells anything new of what the node has or runs."""
+        news = self._take_effect(word, order)
+        if (order, word.revision) < (self.order, self.word.revision):
+            return news
+        news |= self.word != word
+        self.word, self.order = word, order
+        self.sessions, self.time = status.sessions, time_of(status)
+        return news
+
+    def _take_effect(self, word: Word, order: int) -> bool:
+        before = self.effective
+        if (order, word.revision) < (self.effective_order, before.revision if before else 0):
+            return False
+        if word.phase == sync_pb2.CONFIG_PHASE_APPLIED:
+            refused_since = self.order > order and self.word.refuses and self.word.etag == word.etag
+            self.effective = None if refused_since else word
+            self.effective_order = self.order if refused_since else order
+        elif word.refuses and before is not None and before.etag == word.etag:
+            self.effective, self.effective_order = None, order
+        return self.effective != before
+
+
+def first_report(word: Word, status: sync_pb2.BundleStatus, order: int) -> BundleReport:
+    """The first that a node says of a bundle."""
+    effective = word if word.phase == sync_pb2.CONFIG_PHASE_APPLIED else None
+    return BundleReport(word, effective, order, order if effective else 0, status.sessions, time_of(status))
+
+
+def time_of(status: sync_pb2.BundleStatus) -> int:
+    """The status' time in ns; 0 if it has none."""
+    if not status.HasField("time"):
+        return 0
+    return status.time.seconds * 1_000_000_000 + status.time.nanos
+
+
+def runs(report: BundleReport | None, bundle: BundleRecord) -> bool:
+    """Whether the node runs the bundle. The same one by an older number counts
+    as long as there is no word of another one since."""
+    if report is None or report.effective is None or report.effective.etag != bundle.etag:
+        return False
+    return report.effective.revision >= bundle.revision or report.word.etag == bundle.etag
 
 
 @dataclass(slots=True)
 class TenantRecord:
-    """What a node has of one tenant."""
+    """What a node has of one tenant. `refusals` are the bundles that its newest
+    reports refuse."""
 
     level: SentLevel | None = None
     level_nonce: int = _NEVER
     acked: revision_pb2.Revision | None = None
-    unacked: deque[tuple[int, revision_pb2.Revision]] = field(
-        default_factory=deque[tuple[int, revision_pb2.Revision]]
-    )
+    unacked: Sequence[tuple[int, revision_pb2.Revision]] = ()
     reports: dict[AgentName, BundleReport] = field(default_factory=dict[AgentName, BundleReport])
+    refusals: Set[AgentName] = _NONE
+    _behind: Set[AgentName] | None = None
 
     def settle(self, acked_nonce: int) -> None:
         """Bring `acked` up to date."""
         if self.level is not None and self.level_nonce <= acked_nonce:
-            self.acked = self.level.revision
-            self.unacked.clear()
-        while self.unacked and self.unacked[0][0] <= acked_nonce:
-            self.acked = self.unacked.popleft()[1]
+            self.acked, self.unacked = self.level.revision, ()
+            return
+        done = 0
+        for nonce, revision in self.unacked:
+            if nonce > acked_nonce:
+                break
+            self.acked = revision
+            done += 1
+        if done:
+            self.unacked = self.unacked[done:]
+
+    def resume(self, acked_nonce: int) -> None:
+        """The node comes back with what it has of the tenant on another
+        stream."""
+        self.settle(acked_nonce)
+        self.level_nonce, self.unacked = _NEVER, ()
 
     def sent(self, level: SentLevel, removed: Iterable[AgentName], nonce: int | None) -> None:
         """The stream has moved to a level, with a message or without."""
-        if self.acked is not None and self.acked.epoch != level.revision.epoch:
-            self.acked = None
+        epoch = level.revision.epoch
+        if self.level is not None and self.level.revision.epoch != epoch:
             self.reports.clear()
-        self.level = level
+            self.refusals = _NONE
+        if self.acked is not None and self.acked.epoch != epoch:
+            self.acked = None
+        self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
-            self.unacked.append((nonce, level.revision))
+            self.unacked = [*self.unacked, (nonce, level.revision)]
             if len(self.unacked) > UNACKED_MAX:
-                self.unacked = deque(list(self.unacked)[1::2])
+                self.unacked = self.unacked[1::2]
         for name in removed:
-            self.reports.pop(name, None)
+            self._drop(name)
+        if len(self.reports) > len(level.bundles):
+            for name in [name for name in self.reports if name not in level.bundles]:
+                self._drop(name)
+
+    def report(self, status: sync_pb2.BundleStatus, word: Word, order: int) -> bool:
+        """Take what became of a bundle; False if it tells nothing new."""
+        bundle = self.level.bundles.get(AgentName(status.name)) if self.level else None
+        if bundle is None:
+            return False
+        name = bundle.name
+        report = self.reports.get(name)
+        if report is None:
+            report = self.reports[name] = first_report(word, status, order)
+        elif not report.take(word, status, order):
+            return False
+        self.refusals = _with(self.refusals, name, report.word.refuses)
+        if self._behind is not None:
+            self._behind = _with(self._behind, name, not runs(report, bundle))
+        return True
+
+    @property
+    def behind(self) -> Set[AgentName]:
+        """The bundles of its level that the node does not run."""
+        if self._behind is None:
+            self._behind = self._look_behind() or _NONE
+        return self._behind
+
+    @property
+    def behind_is_known(self) -> bool:
+        """Whether `behind` costs nothing."""
+        return self._behind is not None
+
+    def _look_behind(self) -> Set[AgentName]:
+        if self.level is None:
+            return _NONE
+        reports = self.reports
+        return {name for name, bundle in self.level.bundles.items() if not runs(reports.get(name), bundle)}
+
+    def _drop(self, name: AgentName) -> None:
+        if self.reports.pop(name, None) is not None:
+            self.refusals = _with(self.refusals, name, False)
 
 
 @dataclass(slots=True)
 class NodeRecord:
-    """What is known of one node. `tenant_id` and `scope` are what it watches,
+    """What is known of one node. `tenant_id` and `scope` are what it asks for,
     `stream_id` is empty while it holds no stream, times are s since 1970."""
 
     info: sync_pb2.NodeInfo
     tenant_id: str
-    scope: frozenset[AgentName] | None
+    scope: Scope
     stream_id: str
     connect_time: float
     last_seen: float
-    declared: dict[TenantId, revision_pb2.Revision]
+    declared: dict[TenantId, tuple[int, str]]
     acked_nonce: int = 0
     sequence: int = 0
+    streams_before: int = 0
     tenants: dict[TenantId, TenantRecord] = field(default_factory=dict[TenantId, TenantRecord])
+    lost: Set[TenantId] = frozenset[TenantId]()
+
+    @property
+    def order(self) -> int:
+        """Where the newest report stands among all of the node's."""
+        return self.streams_before + self.sequence
 
     def watches(self, tenant_id: str) -> bool:
         """Whether the node has to do with a tenant."""
-        return self.tenant_id in (ALL_TENANTS, tenant_id)
+        return self.tenant_id in (ALL_TENANTS, tenant_id) and tenant_id not in self.lost
 
     def resume(self, before: NodeRecord) -> None:
         """Take over what the node reported on an earlier stream, of the
         tenants that it says it still has."""
-        for tenant_id, old in before.tenants.items():
+        self.streams_before = before.order + 1
+        for tenant_id, record in before.tenants.items():
             if tenant_id in self.declared:
-                old.settle(before.acked_nonce)
-                self.tenants[tenant_id] = TenantRecord(old.level, acked=old.acked, reports=old.reports)
+                record.resume(before.acked_nonce)
+                self.tenants[tenant_id] = record
+        before.tenants = {}
 
     def sent(
         self, tenant_id: TenantId, level: SentLevel, removed: Iterable[AgentName], nonce: int | None
     ) -> None:
         """The stream has moved to a level, with a message or without."""
+        number, epoch = self.declared.pop(tenant_id, (None, ""))
         record = self.tenants.get(tenant_id)
-        if record is None:
+        if record is None or epoch not in ("", level.revision.epoch):
             record = self.tenants[tenant_id] = TenantRecord()
-        declared = self.declared.pop(tenant_id, None)
-        if declared is not None:
-            if not declared.epoch:
-                declared.epoch = level.revision.epoch
-            record.acked = declared
+            self.lost = self.lost - {tenant_id}
+        elif number is not None:
+            record.acked = revision_pb2.Revision(number=number, epoch=level.revision.epoch)
         record.settle(self.acked_nonce)
         record.sent(level, removed, nonce)
 
-    def report(self, tenant_id: TenantId, name: AgentName, status: sync_pb2.BundleStatus) -> bool:
-        """Take what became of a bundle; False if it tells nothing."""
-        tenant = self.tenants.get(tenant_id)
-        if tenant is None or tenant.level is None or name not in tenant.level.bundles:
-            return False
-        report = tenant.reports.get(name)
-        if report is None:
-            report = tenant.reports[name] = BundleReport()
-        return report.take(status)
+    def removed(self, tenant_id: TenantId) -> bool:
+        """The stream has nothing to do with the tenant any more; False if it
+        had nothing before."""
+        known = self.watches(tenant_id)
+        self.tenants.pop(tenant_id, None)
+        self.declared.pop(tenant_id, None)
+        self.lost = self.lost | {tenant_id}
+        return known
 
     def tenant(self, tenant_id: TenantId) -> TenantRecord | None:
         """What the node has of a tenant, up to date; None if it was sent
@@ -184,3 +276,16 @@ class NodeRecord:
         if record is not None:
             record.settle(self.acked_nonce)
         return record
+
+
+def _with(names: Set[AgentName], name: AgentName, wanted: bool) -> Set[AgentName]:
+    """The names with or without one of them. The empty set is shared."""
+    if (name in names) is wanted:
+        return names
+    if not isinstance(names, set):
+        return {name}
+    if wanted:
+        names.add(name)
+    else:
+        names.discard(name)
+    return names or _NONE

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control_plane.fleet import Fleet, node_message
-from control_plane.state import BundleRecord, TenantState
+from control_plane.fleet import Fleet, at_once, node_message
+from control_plane.state import BundleRecord, TenantState, apply
 from tests.unit.watch.tenant_log import TenantLog
 from tests.virtual_clock import VirtualClock
-from voxplane.names import AgentName, agent_name
+from voxplane.names import AgentId, AgentName, agent_name
+from voxplane.storage.v1 import log_pb2
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_pb2, revision_pb2
 
@@ -22,10 +23,13 @@ REVERTED = sync_pb2.CONFIG_PHASE_REVERTED
 
 @dataclass
 class Level:
-    """A level as the watch tells it."""
+    """A level as the watch tells it; `only` are the bundles of a narrower
+    watch."""
 
     state: TenantState
     unsent: frozenset[AgentName] = field(default=frozenset())
+    only: frozenset[AgentName] | None = None
+    _bundles: Mapping[AgentName, BundleRecord] | None = None
 
     @property
     def revision(self) -> revision_pb2.Revision:
@@ -34,8 +38,12 @@ class Level:
 
     @property
     def bundles(self) -> Mapping[AgentName, BundleRecord]:
-        """The state's."""
-        return self.state.bundles
+        """The state's, the same object each time."""
+        if self.only is None:
+            return self.state.bundles
+        if self._bundles is None:
+            self._bundles = {name: each for name, each in self.state.bundles.items() if name in self.only}
+        return self._bundles
 
 
 class World:
@@ -48,9 +56,10 @@ class World:
         self.log.publish("sales", "Sell.")
         self.fleet.open("s1", watch("n1"))
 
-    def send(self, nonce: int | None, stream: str = "s1") -> None:
+    def send(self, nonce: int | None, stream: str = "s1", only: frozenset[AgentName] | None = None) -> None:
         """The stream moves to the newest state."""
-        self.fleet.sent(stream, self.log.state.tenant_id, Level(self.log.state), (), nonce)
+        level = Level(self.log.state, only=only)
+        self.fleet.sent(stream, self.log.state.tenant_id, level, (), nonce)
 
     def report(
         self, nonce: str = "", *statuses: sync_pb2.BundleStatus, stream: str = "s1", sequence: int = 0
@@ -74,8 +83,24 @@ class World:
 
     def tenant(self) -> node_pb2.NodeTenant:
         """What is shown of the node and the tenant."""
-        (tenant,) = node_message(self.fleet.node("n1")).tenants
+        (tenant,) = shown(self.fleet).tenants
         return tenant
+
+
+def label(log: TenantLog, agent: str, **labels: str) -> None:
+    """Give an agent labels."""
+    state = log.state
+    entry = log_pb2.LogEntry(tenant_id=state.tenant_id, revision=state.revision + 1)
+    changed = entry.mutations.add().put.agent
+    changed.CopyFrom(state.agents[AgentId(agent)].agent)
+    changed.labels.update(labels)
+    changed.revision = entry.revision
+    log.state = apply(state, entry)
+
+
+def shown(fleet: Fleet, node: str = "n1") -> node_pb2.Node:
+    """A node as the contract shows it."""
+    return at_once(node_message(fleet.node(node)))
 
 
 def watch(node: str, *, tenant: str = "acme", start: int | None = None) -> sync_pb2.WatchConfigRequest:

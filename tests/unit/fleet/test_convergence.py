@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane.fleet import Rollcall, Target, judge
-from tests.unit.fleet.fleet_world import APPLIED, FAILED, RECEIVED, SALES, Level, World, watch
+from control_plane.fleet import Rollcall, Target, at_once
+from tests.unit.fleet.fleet_world import (
+    APPLIED,
+    FAILED,
+    RECEIVED,
+    REVERTED,
+    SALES,
+    Level,
+    World,
+    label,
+    watch,
+)
 from voxplane.names import agent_name
-from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_pb2
 
 CONVERGED = node_pb2.CONVERGENCE_STATE_CONVERGED
@@ -21,8 +30,15 @@ def _target(world: World) -> Target:
     return Target(state.tenant_id, state.revision, state.bundles)
 
 
+def _called(rollcall: Rollcall) -> list[node_pb2.NodeConvergence]:
+    return at_once(rollcall.answers())
+
+
 def _judged(world: World, target: Target, node: str = "n1") -> node_pb2.NodeConvergence:
-    return judge(target, world.fleet.node(node))
+    rollcall = Rollcall(target, 0)
+    rollcall.see(node, world.fleet.node(node))
+    (answer,) = _called(rollcall)
+    return answer
 
 
 def test_a_node_converges_when_it_has_applied() -> None:
@@ -140,13 +156,75 @@ def test_a_node_is_judged_on_what_it_watches() -> None:
     request = watch("n2")
     request.agent_ids.append("sales")
     world.fleet.open("s2", request)
-    world.send(1, stream="s2")
+    assert [lag.name for lag in _judged(world, _target(world), "n2").lagging] == [SALES]
+    world.send(1, stream="s2", only=frozenset({SALES}))
     world.report("1", world.status(APPLIED), stream="s2")
     assert _judged(world, _target(world), "n2").state == CONVERGED
     world.fleet.open("s3", watch("n3", tenant="-"))
     answer = _judged(world, _target(world), "n3")
     assert (answer.state, answer.acked_revision) == (PENDING, 0)
     assert {lag.name for lag in answer.lagging} == {SALES, agent_name("acme", "support")}
+
+
+def test_a_watch_by_label_is_judged_on_its_labels() -> None:
+    """A node that asks for a label answers for the agents that have it now."""
+    world = World()
+    label(world.log, "sales", team="red")
+    world.log.publish("support", "Help.")
+    request = watch("n2")
+    request.agent_labels["team"] = "red"
+    world.fleet.open("s2", request)
+    assert [lag.name for lag in _judged(world, _target(world), "n2").lagging] == [SALES]
+    world.send(1, stream="s2", only=frozenset({SALES}))
+    world.report("1", world.status(APPLIED), stream="s2")
+    assert _judged(world, _target(world), "n2").state == CONVERGED
+    label(world.log, "support", team="red")
+    assert [lag.name for lag in _judged(world, _target(world), "n2").lagging] == [
+        agent_name("acme", "support")
+    ]
+
+
+def test_what_a_node_may_not_see_is_not_waited_for() -> None:
+    """A bundle that a node's level has no place for, though it asked for it, is
+    none of the node's."""
+    world = World()
+    world.send(1)
+    world.report("1", world.status(APPLIED))
+    world.log.publish("secret", "Hush.")
+    assert _judged(world, _target(world)).state == PENDING
+    world.send(2, only=frozenset({SALES}))
+    world.report("2")
+    assert _judged(world, _target(world)).state == CONVERGED
+
+
+def test_given_up_after_it_was_applied() -> None:
+    """A node that has given a bundle up again does not run it, whatever it said
+    before; once it says APPLIED again, it does."""
+    world = World()
+    world.send(1)
+    for phase, state in ((APPLIED, CONVERGED), (REVERTED, REFUSED), (APPLIED, CONVERGED), (FAILED, REFUSED)):
+        world.report("1", world.status(phase))
+        assert _judged(world, _target(world)).state == state
+
+
+def test_the_answers_are_bounded() -> None:
+    """Of many nodes that lag in many bundles the message names as much as it
+    has room for, those that lag before those that do not, and counts tell."""
+    world = World()
+    for number in range(200):
+        world.log.publish(f"agent-{number:03}-{'x' * 50}", "Sell.")
+    rollcall = Rollcall(_target(world), 0)
+    world.send(1)
+    for number in range(1_000):
+        world.fleet.open(f"t{number}", watch(f"m{number:04}-{'x' * 100}"))
+    for node in world.fleet.ids():
+        rollcall.see(node, world.fleet.find(node))
+    answers = _called(rollcall)
+    assert (rollcall.node_count, rollcall.converged_count, len(answers)) == (1_001, 0, 1_001)
+    assert sum(answer.ByteSize() + 4 for answer in answers) < 3 * 1_048_576
+    assert (answers[0].lagging_count, len(answers[0].lagging)) == (201, 100)
+    assert (answers[-1].lagging_count, len(answers[-1].lagging)) == (201, 0)
+    assert [answer.node_id for answer in answers] == world.fleet.ids()
 
 
 def test_an_empty_tenant_has_converged_when_it_is_acked() -> None:
@@ -179,7 +257,7 @@ def test_the_rollcall_follows_the_nodes() -> None:
     world.fleet.open("s3", watch("n3", tenant="globex"))
     for node in ("n1", "n2", "n3"):
         rollcall.see(node, world.fleet.node(node))
-    assert [answer.node_id for answer in rollcall.answers] == ["n1", "n2"]
+    assert [answer.node_id for answer in _called(rollcall)] == ["n1", "n2"]
     assert not rollcall.over
     world.send(1)
     world.report("1", world.status(APPLIED))
@@ -200,5 +278,5 @@ def test_reverted_is_a_refusal() -> None:
     world.report("1", world.status(APPLIED))
     world.log.publish("sales", "Two.")
     world.send(2)
-    world.report("2", world.status(sync_pb2.CONFIG_PHASE_REVERTED))
+    world.report("2", world.status(REVERTED))
     assert _judged(world, _target(world)).state == REFUSED

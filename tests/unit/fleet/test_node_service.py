@@ -25,8 +25,10 @@ async def server(tmp_path: Path) -> AsyncIterator[WatchServer]:
         yield running
 
 
-def _wait(**more: int) -> node_service_pb2.WaitForConvergenceRequest:
-    return node_service_pb2.WaitForConvergenceRequest(tenant_id="acme", **more)
+def _wait(revision: int = 0, min_nodes: int = 0) -> node_service_pb2.WaitForConvergenceRequest:
+    return node_service_pb2.WaitForConvergenceRequest(
+        tenant_id="acme", revision=revision, min_nodes=min_nodes
+    )
 
 
 async def _waiting(
