@@ -1,12 +1,12 @@
 """A process that is killed at work on a log.
 
     python -m tests.unit.store.die commits PATH AT COUNT BACKUP GENERATIONS
-    python -m tests.unit.store.die opens PATH AT
+    python -m tests.unit.store.die opens PATH STEP
 
 The first commits COUNT revisions after AT, and is killed when they are
 acknowledged. Half way it copies the log to BACKUP, unless that is "-", and then
 begins so many generations of the journal. The second opens the log, and is
-killed before its call AT to SQLite or to the disk.
+killed before its call number STEP of STEPS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import FrameType
 from control_plane.store import SqliteStore, sqlite_journal
 from tests.contract.log_samples import ACME, commit, snapshot
 
-CALLS = {"connect", "execute", "close", "fsync", "replace", "rename", "unlink", "open", "write", "commit"}
+STEPS = {"connect", "unlink", "fsync", "commit"}
 
 
 async def commits(path: Path, at: int, count: int, backup: str, generations: int) -> None:
@@ -45,14 +45,14 @@ async def commits(path: Path, at: int, count: int, backup: str, generations: int
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def opens(path: Path, at: int) -> None:
+async def opens(path: Path, step: int) -> None:
     """Open and die."""
     calls = 0
 
     def count(_frame: FrameType, event: str, called: object) -> None:
         nonlocal calls
-        if event == "c_call" and getattr(called, "__name__", "") in CALLS:
-            if calls == at:
+        if event == "c_call" and getattr(called, "__name__", "") in STEPS:
+            if calls == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             calls += 1
 
@@ -64,7 +64,7 @@ async def opens(path: Path, at: int) -> None:
 match sys.argv[1:]:
     case ["commits", path, at, count, backup, generations]:
         asyncio.run(commits(Path(path), int(at), int(count), backup, int(generations)))
-    case ["opens", path, at]:
-        asyncio.run(opens(Path(path), int(at)))
+    case ["opens", path, step]:
+        asyncio.run(opens(Path(path), int(step)))
     case _:
         sys.exit(2)
