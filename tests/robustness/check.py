@@ -32,7 +32,7 @@ def table(history: History, findings: Findings) -> str:
     violated = Counter(violation.property for violation in findings.violations)
     lines.append("")
     lines += [
-        f"{which.name.lower():<13} {findings.checked[which]:>7} checks {violated[which]:>5} violations   {which}"
+        f"{which.name.lower():<13} {findings.checked[which]:>7} checks {violated[which]:>5} broken   {which}"
         for which in Property
     ]
     return "\n".join(lines)

@@ -67,7 +67,6 @@ class _Watcher:
 
     newest: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     epoch: dict[str, str] = field(default_factory=dict[str, str])
-    refused: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
 
 class WatchChecker:
@@ -82,12 +81,19 @@ class WatchChecker:
         """Check everything."""
         watchers: dict[str, _Watcher] = {}
         streams: dict[str, StreamChecker] = {}
+        refused: dict[str, set[tuple[str, str]]] = {}
         ids: dict[str, str] = {}
         for record in self._history:
             match record:
                 case Subscribed():
                     watcher = watchers.setdefault(record.watcher, _Watcher())
-                    streams[record.stream] = StreamChecker(record, self._logs, self._findings, watcher)
+                    streams[record.stream] = StreamChecker(
+                        record,
+                        self._logs,
+                        self._findings,
+                        watcher,
+                        refused.setdefault(record.node, set()),
+                    )
                 case Received(stream=stream, stream_id=stream_id):
                     streams[stream].receive(record)
                     owner = ids.setdefault(stream_id, stream)
@@ -118,19 +124,27 @@ class WatchChecker:
 
 
 class StreamChecker:
-    """Checks one stream, message by message."""
+    """Checks one stream, message by message. `refused` are the bundles that
+    the node has refused so far, by name and etag."""
 
-    def __init__(self, request: Subscribed, logs: Logs, findings: Findings, watcher: _Watcher) -> None:
+    def __init__(
+        self,
+        request: Subscribed,
+        logs: Logs,
+        findings: Findings,
+        watcher: _Watcher,
+        refused: set[tuple[str, str]],
+    ) -> None:
         self.request = request
         self.end: Ended | None = None
         self._logs = logs
         self._require = findings.require
         self._watcher = watcher
+        self._refused = refused
         self._scope = Scope.of(request.tenant, request.agent_ids, request.labels)
         self._nonce = 0
         self._stream_id = ""
         self._sequence = 0
-        self._gap = 0
         self._have: dict[str, _Have] = {}
         contents = frozenset(request.contents)
         for tenant, at in request.start_revisions.items():
@@ -155,7 +169,7 @@ class StreamChecker:
             self._bookmark(message, tenant, at)
         if message.missing_sequence is not None:
             self._require(
-                bool(self.request.node) and 0 < message.missing_sequence <= self._gap,
+                bool(self.request.node) and 0 < message.missing_sequence < self._sequence,
                 Property.TRUTHFUL,
                 f"report {message.missing_sequence} is not missing",
                 message,
@@ -163,12 +177,10 @@ class StreamChecker:
 
     def reported(self, report: Reported) -> None:
         """The client has sent a report."""
-        if report.sequence > self._sequence + 1:
-            self._gap = report.sequence - 1
         self._sequence = max(self._sequence, report.sequence)
         for name, (etag, phase) in report.statuses.items():
             if phase in REFUSED:
-                self._watcher.refused.add((name, etag))
+                self._refused.add((name, etag))
 
     def ended(self, end: Ended) -> None:
         """The stream is over."""
@@ -358,7 +370,7 @@ class StreamChecker:
             self._require(
                 bool(self.request.node)
                 and start.intent != "FULL"
-                and (name, etag) in self._watcher.refused
+                and (name, etag) in self._refused
                 and self.request.known.get(name) != etag,
                 Property.TRUTHFUL,
                 f"{name} is withheld at {etag}, which was not refused or is there",
