@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from control_plane.fleet.records import NodeRecord, TenantRecord
-from control_plane.fleet.standing import Standings, Target, is_about, refuses
+from control_plane.fleet.standing import Standings, Target, newest_word
 from control_plane.fleet.steps import WORK_OF_MESSAGE, Steps
 from control_plane.state import BundleRecord
 from voxplane.v1 import node_pb2
@@ -44,7 +44,8 @@ def judge(standings: Standings, node: NodeRecord) -> Verdict:
     tenant = node.tenant(target.tenant_id)
     acked = tenant.acked.number if tenant and tenant.acked else 0
     lagging = standings.footing(node, tenant).lagging(tenant)
-    refused = sum(refuses(tenant.reports.get(each.name), each) for each in lagging) if tenant else 0
+    words = (newest_word(tenant, bundle) for bundle in lagging)
+    refused = sum(word is not None and word.refuses for word in words)
     if acked >= target.revision and not lagging:
         state = node_pb2.CONVERGENCE_STATE_CONVERGED
     elif not node.stream_id:
@@ -139,8 +140,7 @@ class Rollcall:
 
 
 def _lagging(bundle: BundleRecord, tenant: TenantRecord | None) -> node_pb2.LaggingBundle:
-    """What the node has said of the bundle, or of a later one in its place."""
-    report = tenant.reports.get(bundle.name) if tenant else None
-    if report is None or not is_about(report, bundle):
+    word = newest_word(tenant, bundle)
+    if word is None:
         return node_pb2.LaggingBundle(name=bundle.name)
-    return node_pb2.LaggingBundle(name=bundle.name, phase=report.word.phase, error=report.word.error)
+    return node_pb2.LaggingBundle(name=bundle.name, phase=word.phase, error=word.error)

@@ -29,6 +29,8 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 NODES_MAX = 20_000
 DISCONNECTED_SECONDS_MAX = 300.0
 """A node that holds no stream is forgotten after so long."""
+JUMP_MAX = 2**32
+"""Reports that can be missing; a number beyond is none."""
 FORGOTTEN_PER_CALL_MAX = 16
 """Records that are let go of at once; a large one takes a while."""
 
@@ -144,6 +146,8 @@ class Fleet:
             return 0
         node.last_seen = self._clock.time()
         sequence, missing = report.sequence, 0
+        if sequence > node.sequence + JUMP_MAX:
+            sequence = 0
         if sequence:
             if sequence == node.sequence:
                 return 0
@@ -166,7 +170,8 @@ class Fleet:
         tenant = node.tenants.get(tenant_id) if node else None
         if tenant is None:
             return {}
-        return {name: tenant.reports[name].word.etag for name in tenant.refusals}
+        words = {name: tenant.reports.word(name) for name in tenant.refusals}
+        return {name: word.etag for name, word in words.items() if word is not None}
 
     def removed(self, stream_id: str, tenant_id: TenantId) -> None:
         """A stream has nothing to do with a tenant any more, or has not been

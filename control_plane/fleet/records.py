@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from control_plane.fleet.reports import Reports
 from control_plane.fleet.scope import Scope
 from control_plane.fleet.words import Word
 from control_plane.state import BundleRecord
@@ -60,64 +61,6 @@ class SentLevel(Protocol):
 
 
 @dataclass(slots=True)
-class BundleReport:
-    """What a node has said of one bundle: the newest word, the newest one of a
-    bundle that it runs, and where in the order of its reports each stood.
-    `time` is ns of the node's clock, 0 for none, and decides nothing."""
-
-    word: Word
-    effective: Word | None
-    order: int
-    effective_order: int
-    sessions: int
-    time: int
-
-    def take(self, word: Word, status: sync_pb2.BundleStatus, order: int) -> bool:
-        """Take a later word, or an earlier one that comes late. Returns
-        whether it tells anything new of what the node has or runs."""
-        news = self._take_effect(word, order)
-        if (order, word.revision) < (self.order, self.word.revision):
-            return news
-        news |= self.word != word
-        self.word, self.order = word, order
-        self.sessions, self.time = status.sessions, time_of(status)
-        return news
-
-    def _take_effect(self, word: Word, order: int) -> bool:
-        before = self.effective
-        if (order, word.revision) < (self.effective_order, before.revision if before else 0):
-            return False
-        if word.phase == sync_pb2.CONFIG_PHASE_APPLIED:
-            refused_since = self.order > order and self.word.refuses and self.word.etag == word.etag
-            self.effective = None if refused_since else word
-            self.effective_order = self.order if refused_since else order
-        elif word.refuses and before is not None and before.etag == word.etag:
-            self.effective, self.effective_order = None, order
-        return self.effective != before
-
-
-def first_report(word: Word, status: sync_pb2.BundleStatus, order: int) -> BundleReport:
-    """The first that a node says of a bundle."""
-    effective = word if word.phase == sync_pb2.CONFIG_PHASE_APPLIED else None
-    return BundleReport(word, effective, order, order if effective else 0, status.sessions, time_of(status))
-
-
-def time_of(status: sync_pb2.BundleStatus) -> int:
-    """The status' time in ns; 0 if it has none."""
-    if not status.HasField("time"):
-        return 0
-    return status.time.seconds * 1_000_000_000 + status.time.nanos
-
-
-def runs(report: BundleReport | None, bundle: BundleRecord) -> bool:
-    """Whether the node runs the bundle. The same one by an older number counts
-    as long as there is no word of another one since."""
-    if report is None or report.effective is None or report.effective.etag != bundle.etag:
-        return False
-    return report.effective.revision >= bundle.revision or report.word.etag == bundle.etag
-
-
-@dataclass(slots=True)
 class TenantRecord:
     """What a node has of one tenant. `refusals` are the bundles that its newest
     reports refuse."""
@@ -126,7 +69,7 @@ class TenantRecord:
     level_nonce: int = _NEVER
     acked: revision_pb2.Revision | None = None
     unacked: Sequence[tuple[int, revision_pb2.Revision]] = ()
-    reports: dict[AgentName, BundleReport] = field(default_factory=dict[AgentName, BundleReport])
+    reports: Reports = field(default_factory=Reports)
     refusals: Set[AgentName] = _NONE
     _behind: Set[AgentName] | None = None
 
@@ -154,7 +97,7 @@ class TenantRecord:
         """The stream has moved to a level, with a message or without."""
         epoch = level.revision.epoch
         if self.level is not None and self.level.revision.epoch != epoch:
-            self.reports.clear()
+            self.reports = Reports()
             self.refusals = _NONE
         if self.acked is not None and self.acked.epoch != epoch:
             self.acked = None
@@ -176,14 +119,12 @@ class TenantRecord:
         if bundle is None:
             return False
         name = bundle.name
-        report = self.reports.get(name)
-        if report is None:
-            report = self.reports[name] = first_report(word, status, order)
-        elif not report.take(word, status, order):
+        if not self.reports.take(name, status, word, order):
             return False
-        self.refusals = _with(self.refusals, name, report.word.refuses)
+        newest = self.reports.word(name)
+        self.refusals = _with(self.refusals, name, newest is not None and newest.refuses)
         if self._behind is not None:
-            self._behind = _with(self._behind, name, not runs(report, bundle))
+            self._behind = _with(self._behind, name, not self.reports.runs(bundle))
         return True
 
     @property
@@ -201,12 +142,12 @@ class TenantRecord:
     def _look_behind(self) -> Set[AgentName]:
         if self.level is None:
             return _NONE
-        reports = self.reports
-        return {name for name, bundle in self.level.bundles.items() if not runs(reports.get(name), bundle)}
+        runs = self.reports.runs
+        return {name for name, bundle in self.level.bundles.items() if not runs(bundle)}
 
     def _drop(self, name: AgentName) -> None:
-        if self.reports.pop(name, None) is not None:
-            self.refusals = _with(self.refusals, name, False)
+        self.reports.forget(name)
+        self.refusals = _with(self.refusals, name, False)
 
 
 @dataclass(slots=True)

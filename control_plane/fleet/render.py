@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from google.protobuf import timestamp_pb2
 
-from control_plane.fleet.records import BundleReport, NodeRecord, SentLevel, TenantRecord
+from control_plane.fleet.records import NodeRecord, SentLevel, TenantRecord
+from control_plane.fleet.reports import BundleReport
 from control_plane.fleet.steps import WORK_OF_MESSAGE, Steps
 from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -64,7 +65,7 @@ def _tenant_message(tenant_id: TenantId, tenant: TenantRecord) -> Steps[node_pb2
     message.bundle_count = len(tenant.level.bundles)
     message.effective_count = len(tenant.level.bundles) - len(tenant.behind)
     message.refused_count = len(tenant.refusals)
-    message.sessions = sum(report.sessions for report in tenant.reports.values())
+    message.sessions = tenant.reports.sessions()
     return message
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from control_plane.fleet.records import BundleReport, NodeRecord, TenantRecord, runs
+from control_plane.fleet.records import NodeRecord, TenantRecord
 from control_plane.fleet.scope import Scope
+from control_plane.fleet.words import Word
 from control_plane.state import BundleRecord
 from voxplane.names import AgentName, TenantId
 
@@ -54,12 +55,11 @@ class Footing:
         """The bundles that one of the nodes does not run."""
         if tenant is None:
             return list(self.missing)
-        reports = tenant.reports
         found = [
             bundle
             for bundles in (self.missing, self.later)
             for bundle in bundles
-            if not _runs_or_later(reports.get(bundle.name), bundle)
+            if not _runs_or_later(tenant, bundle)
         ]
         behind = tenant.behind
         if len(behind) <= len(self.had):
@@ -97,14 +97,12 @@ class Standings:
         return found
 
 
-def refuses(report: BundleReport | None, bundle: BundleRecord) -> bool:
-    """Whether the node has refused the bundle, or a later one in its place."""
-    return report is not None and report.word.refuses and is_about(report, bundle)
-
-
-def is_about(report: BundleReport, bundle: BundleRecord) -> bool:
-    """Whether the newest word is of the bundle, or of a later one."""
-    return report.word.etag == bundle.etag or report.word.revision >= bundle.revision
+def newest_word(tenant: TenantRecord | None, bundle: BundleRecord) -> Word | None:
+    """What the node has said of the bundle, or of a later one in its place."""
+    word = tenant.reports.word(bundle.name) if tenant else None
+    if word is None or (word.etag != bundle.etag and word.revision < bundle.revision):
+        return None
+    return word
 
 
 def _footing(
@@ -125,7 +123,6 @@ def _footing(
     return Footing(level, had, tuple(later), tuple(missing), newest)
 
 
-def _runs_or_later(report: BundleReport | None, bundle: BundleRecord) -> bool:
-    if report is None or report.effective is None:
-        return False
-    return report.effective.revision > bundle.revision or runs(report, bundle)
+def _runs_or_later(tenant: TenantRecord, bundle: BundleRecord) -> bool:
+    effective = tenant.reports.effective(bundle.name)
+    return effective is not None and (effective.revision > bundle.revision or tenant.reports.runs(bundle))

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from control_plane.fleet.records import NodeRecord, TenantRecord
-from control_plane.fleet.standing import FOOTINGS_MAX, Footing, Standings, Target, is_about, refuses
+from control_plane.fleet.standing import FOOTINGS_MAX, Footing, Standings, Target, newest_word
 from control_plane.fleet.steps import WORK_OF_MESSAGE, Steps
 from control_plane.fleet.words import Word
 from control_plane.state import BundleRecord
@@ -129,9 +129,9 @@ class Survey:
 
     def _lag(self, node: NodeRecord, tenant: TenantRecord | None, bundle: BundleRecord, sent: bool) -> None:
         name = bundle.name
-        report = tenant.reports.get(name) if tenant else None
+        word = newest_word(tenant, bundle)
         self._lagging[name] += 1
-        self._refused[name] += refuses(report, bundle)
+        self._refused[name] += word is not None and word.refuses
         laggards = self._laggards[name]
         if len(laggards) >= LAGGING_NODES_MAX:
             return
@@ -142,8 +142,8 @@ class Survey:
                 bool(node.stream_id),
                 sent,
                 sent and tenant is not None and _has_acked(tenant, bundle, acked),
-                report.effective if report else None,
-                report.word if report and is_about(report, bundle) else None,
+                tenant.reports.effective(name) if tenant else None,
+                word,
             )
         )
 
