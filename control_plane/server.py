@@ -53,7 +53,7 @@ class ControlPlane:
         self._store = store
         self.tenants = Tenants(store, clock, settings.history_entries_max)
         self.fleet = Fleet(clock)
-        self.hub = Hub(self.tenants, self.fleet, clock)
+        self.hub = Hub(self.tenants, self.fleet, clock, settings.watch)
         tracing = settings.tracing or bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
         self._server = make_server(interceptors(tracing=tracing))
         add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
@@ -71,9 +71,10 @@ class ControlPlane:
         return address
 
     async def stop(self) -> None:
-        """Take no new call, end the streams, give the calls that run
+        """Drain the streams, take no new call, give the calls that run
         `drain_seconds`, and close the store."""
         await self._health.leaving()
+        await self.hub.drain(self._settings.drain_seconds)
         await self.hub.close()
         await self._server.stop(self._settings.drain_seconds)
         await self.tenants.close()

@@ -17,6 +17,12 @@ from pydantic_settings import (
 )
 
 from control_plane.state.tenants import HISTORY_ENTRIES_MAX
+from control_plane.watch import WatchSettings
+from control_plane.watch.admission import FULL_BYTES_BURST, FULL_BYTES_PER_SECOND
+from control_plane.watch.debounce import LONGEST_SECONDS, QUIET_SECONDS
+from control_plane.watch.hub import STREAMS_MAX
+from control_plane.watch.stalls import PENDING_BYTES_MAX, STALL_SECONDS
+from control_plane.watch.stream import AGE_SECONDS_MAX, HEARTBEAT_SECONDS
 
 DRAIN_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 600.0
@@ -38,6 +44,30 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=DRAIN_SECONDS, ge=0, le=DRAIN_SECONDS_MAX)
     history_entries_max: int = Field(default=HISTORY_ENTRIES_MAX, ge=0)
     tracing: bool = False
+    watch_heartbeat_seconds: float = Field(default=HEARTBEAT_SECONDS, ge=0.1, le=300)
+    watch_age_seconds_max: float = Field(default=AGE_SECONDS_MAX, ge=1, le=86_400)
+    watch_quiet_seconds: float = Field(default=QUIET_SECONDS, ge=0, le=10)
+    watch_longest_seconds: float = Field(default=LONGEST_SECONDS, ge=0, le=60)
+    watch_stall_seconds: float = Field(default=STALL_SECONDS, ge=0.1, le=3_600)
+    watch_pending_bytes_max: int = Field(default=PENDING_BYTES_MAX, ge=0)
+    watch_full_bytes_per_second: float = Field(default=FULL_BYTES_PER_SECOND, gt=0)
+    watch_full_bytes_burst: float = Field(default=FULL_BYTES_BURST, gt=0)
+    watch_streams_max: int = Field(default=STREAMS_MAX, ge=1, le=1_000_000)
+
+    @property
+    def watch(self) -> WatchSettings:
+        """The settings of the watch."""
+        return WatchSettings(
+            heartbeat_seconds=self.watch_heartbeat_seconds,
+            age_seconds_max=self.watch_age_seconds_max,
+            quiet_seconds=self.watch_quiet_seconds,
+            longest_seconds=self.watch_longest_seconds,
+            pending_bytes_max=self.watch_pending_bytes_max,
+            stall_seconds=self.watch_stall_seconds,
+            full_bytes_per_second=self.watch_full_bytes_per_second,
+            full_bytes_burst=self.watch_full_bytes_burst,
+            streams_max=self.watch_streams_max,
+        )
 
     @classmethod
     def settings_customise_sources(

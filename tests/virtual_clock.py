@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Coroutine
 from itertools import count
+from typing import Any, TypeVar
 
 SETTLE_TURNS = 20
+REAL_SECONDS = 0.01
+"""What does real I/O is looked at again after so long."""
+
+T = TypeVar("T")
 
 
 class VirtualClock:
@@ -57,6 +63,17 @@ class VirtualClock:
         """Let all tasks run that can run without time passing."""
         for _ in range(SETTLE_TURNS):
             await asyncio.sleep(0)
+
+    async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run to the end what sleeps: time passes whenever nothing else
+        happens."""
+        task = asyncio.create_task(coroutine)
+        while not task.done():
+            if self.due is None:
+                await asyncio.wait({task}, timeout=REAL_SECONDS)
+            else:
+                await self.advance(self.due - self._elapsed)
+        return task.result()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass; sleepers wake in order, each at its own time."""

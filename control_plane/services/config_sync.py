@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from control_plane.services.call import principal
 from control_plane.watch import Hub
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
@@ -24,12 +25,15 @@ class ConfigSyncService:
 
     async def watch_config(self, request: sync_pb2.WatchConfigRequest, context: _Context) -> None:
         """WatchConfig of the contract."""
-        with self._hub.open(request) as stream:
+        stream = await self._hub.open(request, principal())
+        try:
             await stream.serve(context.write)
+        finally:
+            self._hub.close_stream(stream)
 
     async def fetch_config(self, request: sync_pb2.FetchConfigRequest, context: _Context) -> bytes:
         """FetchConfig of the contract."""
-        return await self._hub.fetch(request)
+        return await self._hub.fetch(request, principal())
 
     async def report_config_status(
         self, request: sync_pb2.ReportConfigStatusRequest, context: _Context

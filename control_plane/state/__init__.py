@@ -1,6 +1,7 @@
 """Tenant state: the log applied, and the one way to change it."""
 
 from control_plane.state.decision import Act, Decide, Decision
+from control_plane.state.pipeline import Change
 from control_plane.state.tenant_state import (
     AgentRecord,
     BundleRecord,
@@ -16,6 +17,7 @@ __all__ = [
     "Act",
     "AgentRecord",
     "BundleRecord",
+    "Change",
     "Decide",
     "Decision",
     "TenantState",

@@ -18,10 +18,12 @@ ResponseT_co = TypeVar("ResponseT_co", bound=Message, covariant=True)
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[ResponseT_co]):
     """Mutations of one commit, and the answer once it is made. No mutations
-    means that nothing changes and nothing is committed."""
+    means that nothing changes and nothing is committed. What is urgent is not
+    held back to go out together with other changes."""
 
     mutations: Sequence[log_pb2.Mutation]
     response: ResponseT_co
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,15 +38,23 @@ class Submitted:
 
     state: TenantState
     done: asyncio.Future[None]
+    urgent: bool = False
     entry: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tenant's state has become durable, in place of another."""
+
+    before: TenantState
+    after: TenantState
+    urgent: bool
 
 
 class Pipeline:
     """`on_durable` is called with each state that has become durable."""
 
-    def __init__(
-        self, store: LogStore, durable: TenantState, on_durable: Callable[[TenantState], None]
-    ) -> None:
+    def __init__(self, store: LogStore, durable: TenantState, on_durable: Callable[[Change], None]) -> None:
         self._store = store
         self._on_durable = on_durable
         self._pending: deque[Submitted] = deque()
@@ -65,7 +73,7 @@ class Pipeline:
         base = self.tip
         entry = make_entry(base.tenant_id, base.revision + 1, decision.mutations, meta, base.head_hash)
         state = apply(base, entry.decode(), entry.hash)
-        submitted = Submitted(state, asyncio.get_running_loop().create_future())
+        submitted = Submitted(state, asyncio.get_running_loop().create_future(), decision.urgent)
         # Who submitted may have gone; its failure is then nobody's concern.
         submitted.done.add_done_callback(lambda done: done.cancelled() or done.exception())
         waiting = asyncio.ensure_future(
@@ -122,7 +130,7 @@ class Pipeline:
             state = submitted.state
             if entry.hash != state.head_hash:
                 state = apply(self.durable, entry.decode(), entry.hash)
-            self._serve(state)
+            self._serve(state, urgent=submitted.urgent)
         elif entry.revision > self.durable.revision:
             self._stale = True
         submitted.done.set_result(None)
@@ -136,11 +144,12 @@ class Pipeline:
             self.tip = self._pending[-1].state if self._pending else self.durable
         submitted.done.set_exception(error)
 
-    def _serve(self, state: TenantState) -> None:
+    def _serve(self, state: TenantState, *, urgent: bool = False) -> None:
+        before = self.durable
         if state.floor < self.durable.floor:
             # Decided on before the trim.
             state = replace(state, floor=self.durable.floor)
         self.durable = state
         if not self._pending:
             self.tip = state
-        self._on_durable(state)
+        self._on_durable(Change(before, state, urgent))

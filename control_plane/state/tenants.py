@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from control_plane.state.decision import Act, Decide, ResponseT
 from control_plane.state.load import load, replay
-from control_plane.state.pipeline import Pipeline, Submitted
+from control_plane.state.pipeline import Change, Pipeline, Submitted
 from control_plane.state.request_ids import (
     NoOpAnswers,
     check_same,
@@ -35,7 +35,7 @@ SNAPSHOT_COMMITS = 1_000
 HISTORY_ENTRIES_MAX = 100_000
 STORE_RETRY_SECONDS = 1.0
 
-Listener = Callable[[TenantState], None]
+Listener = Callable[[Change], None]
 _log = structlog.get_logger(__name__)
 
 
@@ -94,8 +94,8 @@ class Tenants:
             return await self._store.tenants()
 
     def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with the new state after each durable commit,
-        on the event loop. It must not block or raise."""
+        """Have `listener` called with the change after each durable commit, on
+        the event loop. It must not block or raise."""
         self._listeners.append(listener)
 
     def pin(self, tenant_id: TenantId) -> None:
@@ -228,13 +228,14 @@ class Tenants:
     async def _load(self, tenant_id: TenantId) -> Pipeline:
         return Pipeline(self._store, await load(self._store, tenant_id), self._durable)
 
-    def _durable(self, state: TenantState) -> None:
+    def _durable(self, change: Change) -> None:
+        state = change.after
         if state.revision % SNAPSHOT_COMMITS == 0 and state.tenant_id not in self._snapshots:
             task = asyncio.get_running_loop().create_task(self._snapshot(state))
             self._snapshots[state.tenant_id] = task
             task.add_done_callback(lambda _: self._snapshots.pop(state.tenant_id))
         for listener in self._listeners:
-            listener(state)
+            listener(change)
 
     async def _snapshot(self, state: TenantState) -> None:
         try:

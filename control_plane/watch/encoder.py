@@ -29,11 +29,14 @@ def encode_part(part: Part) -> bytes:
     head = sync_pb2.ConfigTransfer(tenant_id=part.tenant_id, revision=part.revision)
     if part.start is not None:
         head.start.CopyFrom(part.start)
+    if part.withheld:
+        head.withheld.update(part.withheld)
     pieces = [head.SerializeToString()]
     for number, item in part.items:
         pieces += (_key(number, len(item)), item)
     if part.synced is not None:
-        pieces.append(sync_pb2.ConfigTransfer(synced=part.synced).SerializeToString())
+        tail = sync_pb2.ConfigTransfer(synced=part.synced, tenant_removed=part.tenant_removed)
+        pieces.append(tail.SerializeToString())
     size = sum(map(len, pieces))
     return b"".join((_key(_Response.TRANSFER_FIELD_NUMBER, size), *pieces))
 
@@ -45,6 +48,18 @@ def encode_heartbeat(seconds: float, revisions: Mapping[TenantId, revision_pb2.R
     for tenant_id, revision in revisions.items():
         message.heartbeat.revisions[tenant_id].CopyFrom(revision)
     return message.SerializeToString()
+
+
+def encode_drain(reason: sync_pb2.DrainReason, seconds: float) -> bytes:
+    """A WatchConfigResponse with the drain alone."""
+    message = _Response(drain=sync_pb2.Drain(reason=reason))
+    message.drain.reconnect_after.FromNanoseconds(round(seconds * 1e9))
+    return message.SerializeToString()
+
+
+def encode_report_request(missing: int) -> bytes:
+    """A WatchConfigResponse with the request for reports alone."""
+    return _Response(report_request=sync_pb2.ReportRequest(missing_sequence=missing)).SerializeToString()
 
 
 class Suffix:

@@ -1,4 +1,4 @@
-"""Wakes streams, and carries out what their state decides.
+"""Wakes streams, paces them, and ends them.
 
 The rules that it keeps:
 
@@ -7,45 +7,51 @@ The rules that it keeps:
   streams of the marked tenants are woken, WAKES_PER_TURN at a time, so that
   answers to writers and reports of nodes go out between them. Each stream
   looks at the newest state when it can send.
+- A burst of a tenant's commits is held back for a moment (debounce.py); one
+  that is urgent is not.
 - What waits for a slow reader is a set of tenants to look at and the one
-  transfer that is being sent, never a queue of changes.
+  transfer that is being sent, never a queue of changes. A reader that does not
+  read at all is given up past a bound (stalls.py).
 - The bytes of a message are made when it is its turn, and shared.
 - What a stream is about to send is told to the fleet first, so that no answer
   can come before the note of what it answers.
-- A stream has no task and no lock of its own; one task paces all heartbeats.
+- One task paces all heartbeats, and looks after stalled streams and
+  credentials.
 - A tenant stays in memory while a stream watches it.
+- Before the server goes, every stream says when to come back, each at another
+  time, and goes on until then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Generator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 from control_plane.fleet import Fleet
-from control_plane.state import Tenants, TenantState
-from control_plane.watch.encoder import ENCODED_BYTES_MAX, Encoder, Suffix, encode_part
+from control_plane.state import Change, Tenants
+from control_plane.watch.admission import FULL_BYTES_BURST, FULL_BYTES_PER_SECOND, Admission
+from control_plane.watch.credentials import Credentials
+from control_plane.watch.debounce import LONGEST_SECONDS, QUIET_SECONDS, Debounce
+from control_plane.watch.encoder import ENCODED_BYTES_MAX, Encoder, encode_part
 from control_plane.watch.pace import Pace
+from control_plane.watch.pins import Pins
 from control_plane.watch.planner import PART_BYTES_MAX, Planner
+from control_plane.watch.rights import EveryRight, Rights
+from control_plane.watch.scope import Scope
+from control_plane.watch.serving import Stream, Surroundings
+from control_plane.watch.stalls import PENDING_BYTES_MAX, STALL_SECONDS, Stalls
 from control_plane.watch.stream import (
+    AGE_SECONDS_MAX,
     HEARTBEAT_SECONDS,
-    Close,
-    Ending,
-    Event,
-    HeartbeatAfter,
-    HeartbeatDue,
-    Moved,
-    Send,
-    SendHeartbeat,
-    StateChanged,
-    StreamState,
-    Subscribed,
+    StreamRules,
+    not_permitted,
+    transfers_limited,
 )
+from control_plane.watch.subscription import Subscription, subscribe
 from control_plane.watch.transfer import Declared
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
@@ -56,125 +62,28 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 STREAMS_MAX = 20_000
 STREAM_ID_BYTES = 8
 RECONNECT_SECONDS = 1.0
+RECONNECTS_PER_SECOND = 500
+"""Clients are spread over so much time that no more come in a second."""
+DRAIN_GRACE_SECONDS = 0.25
+"""A stream is ended so long after its client was to open the next one."""
 WAKES_PER_TURN = 64
-
-Write = Callable[[bytes], Awaitable[object]]
-"""Hands one message to the transport; returns when it can take the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """Limits of all streams together, and the interval of heartbeats."""
+    """Limits of all streams together. Times are in seconds."""
 
     heartbeat_seconds: float = HEARTBEAT_SECONDS
+    age_seconds_max: float = AGE_SECONDS_MAX
+    quiet_seconds: float = QUIET_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
     part_bytes_max: int = PART_BYTES_MAX
     encoded_bytes_max: int = ENCODED_BYTES_MAX
+    pending_bytes_max: int = PENDING_BYTES_MAX
+    stall_seconds: float = STALL_SECONDS
+    full_bytes_per_second: float = FULL_BYTES_PER_SECOND
+    full_bytes_burst: float = FULL_BYTES_BURST
     streams_max: int = STREAMS_MAX
-
-
-class Stream:
-    """One open stream. `serve` carries out what its state decides."""
-
-    __slots__ = (
-        "_dirty",
-        "_ending",
-        "_heartbeat_due",
-        "_hub",
-        "_suffix",
-        "_waiter",
-        "is_node",
-        "pins",
-        "slot",
-        "state",
-        "stream_id",
-        "tenant_id",
-    )
-
-    def __init__(
-        self, hub: Hub, stream_id: str, request: sync_pb2.WatchConfigRequest, state: StreamState
-    ) -> None:
-        self.stream_id = stream_id
-        self.tenant_id = request.tenant_id
-        self.is_node = request.HasField("node")
-        self.state = state
-        self.pins: set[TenantId] = set()
-        self.slot = -1
-        self._hub = hub
-        self._suffix = Suffix(stream_id)
-        self._dirty: OrderedDict[TenantId, None] = OrderedDict()
-        self._heartbeat_due = False
-        self._ending: VoxplaneError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def mark(self, tenant_id: TenantId) -> None:
-        """The tenant has changed; `wake` is to follow."""
-        self._dirty[tenant_id] = None
-
-    def heartbeat_due(self) -> None:
-        """It is time for a heartbeat."""
-        self._heartbeat_due = True
-        self.wake()
-
-    def end(self, error: VoxplaneError) -> None:
-        """End the stream at the next message."""
-        self._ending = self._ending or error
-        self.wake()
-
-    def wake(self) -> None:
-        """There is something to send."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def serve(self, write: Write) -> NoReturn:
-        """Send what there is to send, until the stream ends: with
-        VoxplaneError, or with what `write` raises."""
-        await self._begin()
-        while True:
-            while not (self._dirty or self._heartbeat_due or self._ending):
-                await self._woken()
-            for action in self.state.receive(await self._event()):
-                match action:
-                    case Send(part, nonce):
-                        await write(self._hub.encoder.part(part) + self._suffix.bytes(nonce))
-                    case Moved(tenant_id, level, removed, nonce):
-                        if self.is_node:
-                            self._hub.fleet.sent(self.stream_id, tenant_id, level, removed, nonce)
-                    case SendHeartbeat(seconds, revisions, nonce):
-                        shared = self._hub.encoder.heartbeat(seconds, revisions)
-                        await write(shared + self._suffix.bytes(nonce))
-                    case HeartbeatAfter(seconds):
-                        self._hub.pace.schedule(self, seconds)
-                    case Close(error):
-                        raise error
-
-    async def _begin(self) -> None:
-        tenant_ids = set(self.state.declared)
-        if self.tenant_id == ALL_TENANTS:
-            tenant_ids.update(await self._hub.tenants.tenant_ids())
-        else:
-            tenant_ids.add(TenantId(self.tenant_id))
-        for tenant_id in sorted(tenant_ids):
-            self._dirty[tenant_id] = None
-        # Of no tenants there is nothing to send; a sign of life tells the
-        # client that it has all there is.
-        if not tenant_ids:
-            self._heartbeat_due = True
-
-    async def _event(self) -> Event:
-        if self._ending:
-            return Ending(self._ending)
-        if self._heartbeat_due:
-            self._heartbeat_due = False
-            return HeartbeatDue()
-        tenant_id, _ = self._dirty.popitem(last=False)
-        return StateChanged(self._hub.newest(self, tenant_id) or await self._hub.tenants.get(tenant_id))
-
-    async def _woken(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 class Hub:
@@ -187,37 +96,89 @@ class Hub:
         clock: Clock,
         settings: WatchSettings | None = None,
         jitter: Callable[[], float] = random.random,
+        rights: Rights | None = None,
     ) -> None:
-        self.tenants = tenants
-        self.fleet = fleet
-        self._settings = settings or WatchSettings()
+        self._settings = settings = settings or WatchSettings()
         self._jitter = jitter
-        self.encoder = Encoder(self._settings.encoded_bytes_max)
-        self.pace = Pace(clock, self._settings.heartbeat_seconds)
-        self._planner = Planner(self._settings.part_bytes_max)
+        self._planner = Planner(settings.part_bytes_max)
+        self._admission = Admission(
+            clock.monotonic, settings.full_bytes_per_second, settings.full_bytes_burst
+        )
+        rights = rights or EveryRight()
+        self._around = Surroundings(
+            tenants,
+            fleet,
+            clock,
+            rights,
+            StreamRules(
+                self._planner,
+                jitter,
+                self._admission.take,
+                settings.heartbeat_seconds,
+                settings.age_seconds_max,
+            ),
+            Encoder(settings.encoded_bytes_max),
+            Pace(clock, settings.heartbeat_seconds, self._ticked),
+            Pins(tenants, self._unwatched),
+        )
+        self._debounce = Debounce(settings.quiet_seconds, settings.longest_seconds)
+        self._stalls = Stalls(settings.stall_seconds, settings.pending_bytes_max)
+        self._credentials = Credentials(rights, jitter)
         self._streams: dict[str, Stream] = {}
         self._watchers: dict[str, dict[Stream, None]] = {}
-        self._pins: Counter[TenantId] = Counter()
         self._marked: dict[TenantId, None] = {}
         self._sleepers: OrderedDict[Stream, None] = OrderedDict()
+        self._holding: dict[TenantId, asyncio.Task[None]] = {}
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
         tenants.subscribe(self._changed)
+        rights.subscribe(self.rights_changed)
 
     @property
     def streams(self) -> int:
         """Count of the open streams."""
         return len(self._streams)
 
-    @contextlib.contextmanager
-    def open(self, request: sync_pb2.WatchConfigRequest) -> Generator[Stream]:
-        """Open a stream for a valid request. Raises VoxplaneError
-        INVALID_REQUEST, LIMIT_REACHED, SHUTTING_DOWN."""
-        stream = self._open(request)
-        try:
-            yield stream
-        finally:
-            self._release(stream)
+    @property
+    def stalled(self) -> int:
+        """Count of the streams whose client does not read."""
+        return self._stalls.count
+
+    @property
+    def encoder(self) -> Encoder:
+        """Makes the bytes of all messages."""
+        return self._around.encoder
+
+    async def open(self, request: sync_pb2.WatchConfigRequest, principal: str = "") -> Stream:
+        """Open a stream for a valid request; `close` it in the end. Raises
+        VoxplaneError INVALID_REQUEST, LIMIT_REACHED, SHUTTING_DOWN,
+        PERMISSION_LOST."""
+        subscription = await subscribe(request, principal)
+        self._check_open(subscription)
+        stream = Stream(self._around, secrets.token_hex(STREAM_ID_BYTES), subscription)
+        if stream.node_id:
+            self._take_over(self._around.fleet.open(stream.stream_id, request), stream.node_id)
+        if self._pacing is None:
+            self._pacing = asyncio.get_running_loop().create_task(self._around.pace.run())
+        self._credentials.open(stream)
+        self._streams[stream.stream_id] = stream
+        self._watchers.setdefault(stream.tenant_id, {})[stream] = None
+        return stream
+
+    def close_stream(self, stream: Stream) -> None:
+        """A stream is over: let go of all that it had."""
+        self._streams.pop(stream.stream_id, None)
+        self._sleepers.pop(stream, None)
+        self._stalls.forget(stream)
+        self._credentials.close(stream)
+        self._around.pace.forget(stream)
+        watchers = self._watchers[stream.tenant_id]
+        del watchers[stream]
+        if not watchers:
+            del self._watchers[stream.tenant_id]
+        if stream.node_id:
+            self._around.fleet.close(stream.stream_id)
+        self._around.pins.release(stream)
 
     def report(self, report: sync_pb2.ReportConfigStatusRequest) -> None:
         """Take a valid report. Raises VoxplaneError STREAM_NOT_FOUND, and
@@ -230,37 +191,67 @@ class Hub:
                 metadata={"stream": report.stream_id},
             )
         stream.state.check_nonce(report.nonce)
-        if stream.is_node:
-            self.fleet.report(report)
+        if stream.node_id:
+            missing = self._around.fleet.report(report)
+            if missing:
+                stream.report_missing(missing)
 
-    async def fetch(self, request: sync_pb2.FetchConfigRequest) -> bytes:
+    async def fetch(self, request: sync_pb2.FetchConfigRequest, principal: str = "") -> bytes:
         """A serialised FetchConfigResponse. Raises VoxplaneError
-        STORE_UNAVAILABLE."""
-        state = await self.tenants.get(TenantId(request.tenant_id))
-        scope = frozenset(agent_name(request.tenant_id, agent) for agent in request.agent_ids) or None
-        transfer = Planner().transfer(Declared(), state, scope)
+        STORE_UNAVAILABLE, PERMISSION_LOST, TRANSFERS_LIMITED."""
+        permit = self._around.rights.permit(principal, request.tenant_id)
+        if not permit.tenant:
+            raise not_permitted(request.tenant_id)
+        state = await self._around.tenants.get(TenantId(request.tenant_id))
+        names = frozenset(agent_name(request.tenant_id, agent) for agent in request.agent_ids) or None
+        transfer = Planner().transfer(Declared(), state, Scope(names, permitted=permit.agents))
+        wait = self._admission.take(transfer.size)
+        if wait:
+            raise transfers_limited(wait)
         return b"".join(encode_part(part) for part in transfer.parts)
 
-    def newest(self, stream: Stream, tenant_id: TenantId) -> TenantState | None:
-        """The tenant's newest state, which stays in memory while the stream
-        is open; None if it has to be loaded first."""
-        if tenant_id not in stream.pins:
-            stream.pins.add(tenant_id)
-            self._pins[tenant_id] += 1
-            if self._pins[tenant_id] == 1:
-                self.tenants.pin(tenant_id)
-        return self.tenants.peek(tenant_id)
+    def rights_changed(self) -> None:
+        """What principals may watch has changed: every stream looks again at
+        what it shows, at once."""
+        for stream in self._open():
+            stream.mark_all()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more streams, tell all when to come back, and end each soon
+        after that; over within about so many seconds."""
+        self._closed = True
+        streams = list(self._streams.values())
+        spread = min(seconds, len(streams) / RECONNECTS_PER_SECOND)
+        ends = sorted(((spread * self._jitter(), stream) for stream in streams), key=lambda end: end[0])
+        for reconnect_seconds, stream in ends:
+            stream.drain(sync_pb2.DRAIN_REASON_SHUTDOWN, reconnect_seconds)
+        clock = self._around.clock
+        began = clock.monotonic()
+        for reconnect_seconds, stream in ends:
+            if stream.stream_id in self._streams:
+                left = began + reconnect_seconds + DRAIN_GRACE_SECONDS - clock.monotonic()
+                if left > 0:
+                    await clock.sleep(left)
+                stream.end(_shutting_down())
 
     async def close(self) -> None:
         """End all streams with SHUTTING_DOWN, and take no more."""
         self._closed = True
-        for stream in self._streams.values():
+        for stream in self._open():
             stream.end(_shutting_down())
-        if self._pacing is not None:
-            self._pacing.cancel()
-            await asyncio.wait([self._pacing])
+            stream.interrupt()
+        tasks = [task for task in (self._pacing, *self._holding.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def _open(self, request: sync_pb2.WatchConfigRequest) -> Stream:
+    def _open(self) -> Iterator[Stream]:
+        """All open streams, also those that a newer one has replaced."""
+        for streams in self._watchers.values():
+            yield from streams
+
+    def _check_open(self, subscription: Subscription) -> None:
         if self._closed:
             raise _shutting_down()
         if len(self._streams) >= self._settings.streams_max:
@@ -269,23 +260,9 @@ class Hub:
                 f"{self._settings.streams_max} streams are open",
                 retry_after=RECONNECT_SECONDS,
             )
-        state = StreamState(self._planner, self._jitter, self._settings.heartbeat_seconds)
-        stream = Stream(self, secrets.token_hex(STREAM_ID_BYTES), request, state)
-        for action in state.receive(Subscribed(request)):
-            match action:
-                case Close(error):
-                    raise error
-                case HeartbeatAfter(seconds):
-                    self.pace.schedule(stream, seconds)
-                case _:
-                    pass
-        if stream.is_node:
-            self._take_over(self.fleet.open(stream.stream_id, request), request.node.node_id)
-        if self._pacing is None:
-            self._pacing = asyncio.get_running_loop().create_task(self.pace.run())
-        self._streams[stream.stream_id] = stream
-        self._watchers.setdefault(request.tenant_id, {})[stream] = None
-        return stream
+        permit = self._around.rights.permit(subscription.principal, subscription.tenant_id)
+        if not permit.tenant and not subscription.declared:
+            raise not_permitted(subscription.tenant_id)
 
     def _take_over(self, stream_id: str, node_id: str) -> None:
         replaced = self._streams.pop(stream_id, None)
@@ -298,29 +275,42 @@ class Hub:
                 )
             )
 
-    def _release(self, stream: Stream) -> None:
-        self._streams.pop(stream.stream_id, None)
-        self._sleepers.pop(stream, None)
-        self.pace.forget(stream)
-        watchers = self._watchers[stream.tenant_id]
-        del watchers[stream]
-        if not watchers:
-            del self._watchers[stream.tenant_id]
-        if stream.is_node:
-            self.fleet.close(stream.stream_id)
-        for tenant_id in stream.pins:
-            self._pins[tenant_id] -= 1
-            if not self._pins[tenant_id]:
-                del self._pins[tenant_id]
-                self.tenants.unpin(tenant_id)
-                self._planner.forget(tenant_id)
+    def _unwatched(self, tenant_id: TenantId) -> None:
+        self._planner.forget(tenant_id)
+        self._debounce.forget(tenant_id)
 
-    def _changed(self, state: TenantState) -> None:
-        if state.tenant_id not in self._watchers and ALL_TENANTS not in self._watchers:
+    def _ticked(self) -> None:
+        clock = self._around.clock
+        self._stalls.look(self._open(), clock.monotonic())
+        self._credentials.look(clock.time())
+
+    def _changed(self, change: Change) -> None:
+        tenant_id = change.after.tenant_id
+        if tenant_id not in self._watchers and ALL_TENANTS not in self._watchers:
             return
+        self._stalls.committed(change)
+        now = self._around.clock.monotonic()
+        if self._debounce.changed(tenant_id, now, urgent=change.urgent):
+            self._mark(tenant_id)
+        elif tenant_id not in self._holding:
+            task = asyncio.get_running_loop().create_task(self._hold(tenant_id))
+            self._holding[tenant_id] = task
+            task.add_done_callback(lambda _: self._holding.pop(tenant_id))
+
+    async def _hold(self, tenant_id: TenantId) -> None:
+        clock = self._around.clock
+        while (due := self._debounce.due(tenant_id)) is not None:
+            left = due - clock.monotonic()
+            if left <= 0:
+                self._debounce.gone_out(tenant_id)
+                self._mark(tenant_id)
+                return
+            await clock.sleep(left)
+
+    def _mark(self, tenant_id: TenantId) -> None:
         if not self._marked:
             asyncio.get_running_loop().call_soon(self._look)
-        self._marked[state.tenant_id] = None
+        self._marked[tenant_id] = None
 
     def _look(self) -> None:
         marked, self._marked = self._marked, {}

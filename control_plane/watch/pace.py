@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from voxplane.clock import Clock
 
 TICKS_PER_INTERVAL = 40
 """A heartbeat is late by one tick at most."""
+TICK_SECONDS_MAX = 1.0
 
 
 class Paced(Protocol):
@@ -22,11 +24,13 @@ class Paced(Protocol):
 
 
 class Pace:
-    """A wheel of slots, one for each tick of time."""
+    """A wheel of slots, one for each tick of time. At each tick `ticked` is
+    called."""
 
-    def __init__(self, clock: Clock, interval_seconds: float) -> None:
+    def __init__(self, clock: Clock, interval_seconds: float, ticked: Callable[[], None]) -> None:
         self._clock = clock
-        self._tick = interval_seconds / TICKS_PER_INTERVAL
+        self._tick = min(interval_seconds / TICKS_PER_INTERVAL, TICK_SECONDS_MAX)
+        self._ticked = ticked
         self._slots: dict[int, dict[Paced, None]] = {}
 
     def schedule(self, paced: Paced, seconds: float) -> None:
@@ -40,6 +44,8 @@ class Pace:
         slot = self._slots.get(paced.slot)
         if slot is not None:
             slot.pop(paced, None)
+            if not slot:
+                del self._slots[paced.slot]
 
     async def run(self) -> None:
         """Go round until cancelled."""
@@ -51,3 +57,4 @@ class Pace:
                 for paced in self._slots.pop(slot, ()):
                     paced.heartbeat_due()
             done = now
+            self._ticked()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from control_plane.state import TenantState
+from control_plane.watch.scope import Scope
 from control_plane.watch.transfer import (
     Declared,
     Difference,
     Level,
     Part,
-    Scope,
     Transfer,
     View,
     from_declared,
@@ -70,6 +70,8 @@ class Planner:
                     plans.declared.clear()
                 found = plans.declared[have] = self._first(have, plans.view)
             return found
+        if have.view is plans.view:
+            return Transfer((), have)
         found = plans.levels.get(have)
         if found is None:
             if len(plans.levels) >= PLANS_PER_VIEW_MAX:
@@ -101,7 +103,7 @@ class Planner:
 
     def _next(self, have: Level, plans: _Plans) -> Transfer:
         view = plans.view
-        if have.view.epoch == view.epoch and view.number <= have.view.number:
+        if have.view.epoch == view.epoch and view.number < have.view.number:
             return Transfer((), have)
         start = (have.view, have.told)
         difference = plans.differences.get(start)

@@ -3,24 +3,35 @@
 The rules that it keeps:
 
 - A tenant's first transfer declares its intent and the reason: FULL if the
-  client has nothing that can be built on (no start revision, another epoch, no
-  known bundles), DELTA with only the differences to what it declared, NONE if
-  there are none. A revision that has not been made ends the stream.
+  client has nothing that can be built on (no start revision, another epoch, a
+  revision below the history that is kept, no known bundles), DELTA with only
+  the differences to what it declared, NONE if there are none. A revision that
+  has not been made ends the stream.
+- A full transfer has to be admitted; one that is not ends the stream, and says
+  when to come again.
 - Names that the client declared and that are gone, or that it does not watch
   any more, are removed by name.
+- On a resume a bundle that the node has refused is not sent again until it
+  changes. It is named as withheld.
 - A tenant only goes forward. A state that is not newer is passed over.
 - The stream is level-triggered: it remembers what its client has been sent,
   and sends what is between that and the state that it is shown. States that it
   was never shown are skipped; `from_revision`, which is the revision that the
-  client knows of, tells the gap.
+  client knows of, tells the gap, and `skipped_revisions` its size.
 - All changes between two levels are one transfer, and nearly always one
   message: `start` in its first, `synced` in its last.
 - Of each tenant a content goes along once; those that the client declared do
   not, whichever tenant's they were.
 - A commit that changes no bundle sends nothing. It moves the level, and the
   next heartbeat says so.
+- What the client may see is said anew with each state. An agent that it may
+  not see any more is removed like one that is gone; a tenant of which it may
+  see nothing is removed whole, and ends the stream if that was about it alone.
 - Heartbeats come as long as the stream is open, each at most the interval
   after the one before, and jittered so that streams do not beat together.
+- A stream that has reached its age, which is jittered too, says so at its next
+  heartbeat, and ends. One that is told to drain says when to come back, and
+  goes on until it is ended.
 - Messages are numbered from 1; the number is the nonce. A report with a nonce
   that was not sent is refused.
 - After Close nothing is sent.
@@ -34,13 +45,16 @@ request says what has arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from control_plane.state import TenantState
 from control_plane.watch.planner import Planner
-from control_plane.watch.transfer import Declared, Level, Part, Scope
+from control_plane.watch.rights import EVERY_AGENT, Permit
+from control_plane.watch.scope import Scope
+from control_plane.watch.subscription import Subscription
+from control_plane.watch.transfer import Declared, Level, Part, Transfer, farewell
 from voxplane.errors import Violation, VoxplaneError
-from voxplane.names import ALL_TENANTS, AgentName, TenantId, agent_name, split_agent_name
+from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1 import revision_pb2
@@ -51,26 +65,49 @@ HEARTBEAT_SHARE_MIN = 0.75
 HEARTBEAT_SHARE_MAX = 0.95
 HEARTBEAT_TENANTS_MAX = 10_000
 """Revisions in one heartbeat; the rest goes with the next."""
-VIOLATIONS_MAX = 20
+AGE_SECONDS_MAX = 1_800.0
+AGE_JITTER = 0.1
+"""A stream's greatest age differs from the setting by this share, at most."""
+NOT_REFUSED: Mapping[AgentName, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The client's request. It is valid by the rules of the contract."""
+class Opened:
+    """The stream begins, at a time in seconds of a monotonic clock."""
 
-    request: sync_pb2.WatchConfigRequest
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """A tenant's newest state; also the first one."""
+    """A tenant's newest state, also the first one; what the client may see of
+    it, and the etags of bundles that the node has refused."""
 
     state: TenantState
+    permit: Permit = EVERY_AGENT
+    refused: Mapping[AgentName, str] = field(default_factory=lambda: NOT_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatDue:
     """The time that HeartbeatAfter named is over."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The stream is to end; its client shall open another in so many seconds."""
+
+    reason: sync_pb2.DrainReason
+    reconnect_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportMissing:
+    """The node's report of that sequence did not come."""
+
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +117,7 @@ class Ending:
     error: VoxplaneError
 
 
-Event = Subscribed | StateChanged | HeartbeatDue | Ending
+Event = Opened | StateChanged | HeartbeatDue | Draining | ReportMissing | Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,13 @@ class Moved:
     level: Level
     removed: tuple[AgentName, ...]
     nonce: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The tenant is gone from the stream."""
+
+    tenant_id: TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +156,23 @@ class SendHeartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class SendDrain:
+    """Send a drain."""
+
+    reason: sync_pb2.DrainReason
+    reconnect_seconds: float
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendReportRequest:
+    """Ask for the reports from a sequence on."""
+
+    sequence: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatAfter:
     """Say HeartbeatDue after so many seconds."""
 
@@ -125,39 +186,47 @@ class Close:
     error: VoxplaneError
 
 
-Action = Moved | Send | SendHeartbeat | HeartbeatAfter | Close
+Action = Moved | Dropped | Send | SendHeartbeat | SendDrain | SendReportRequest | HeartbeatAfter | Close
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRules:
+    """What all streams have in common. `jitter` returns 0 to 1; `admit` takes
+    the bytes of a full transfer and returns 0, or the seconds to wait."""
+
+    planner: Planner
+    jitter: Callable[[], float]
+    admit: Callable[[int], float]
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    age_seconds_max: float = AGE_SECONDS_MAX
 
 
 class StreamState:
-    """The state of one stream. `jitter` returns 0 to 1."""
+    """The state of one stream."""
 
     __slots__ = (
         "_closed",
         "_contents",
         "_declared",
-        "_heartbeat_seconds",
-        "_jitter",
+        "_ends_at",
         "_levels",
         "_nonce",
-        "_planner",
+        "_rules",
         "_scope",
-        "_tenant_id",
+        "_single",
         "_untold",
     )
 
-    def __init__(
-        self, planner: Planner, jitter: Callable[[], float], heartbeat_seconds: float = HEARTBEAT_SECONDS
-    ) -> None:
-        self._planner = planner
-        self._jitter = jitter
-        self._heartbeat_seconds = heartbeat_seconds
-        self._tenant_id = ""
-        self._scope: Scope = None
-        self._declared: dict[TenantId, Declared] = {}
-        self._contents: frozenset[str] = frozenset()
+    def __init__(self, rules: StreamRules, subscription: Subscription) -> None:
+        self._rules = rules
+        self._scope = subscription.scope
+        self._single = not subscription.everything
+        self._declared = dict(subscription.declared)
+        self._contents: frozenset[str] = subscription.contents
         self._levels: dict[TenantId, Level] = {}
         self._untold: dict[TenantId, None] = {}
         self._nonce = 0
+        self._ends_at = 0.0
         self._closed = False
 
     @property
@@ -175,91 +244,131 @@ class StreamState:
         """What the client said that it has of tenants that it was not shown yet."""
         return self._declared
 
+    @property
+    def tenants(self) -> set[TenantId]:
+        """The tenants of which the client has something, or has said so."""
+        return {*self._levels, *self._declared}
+
     def receive(self, event: Event) -> list[Action]:
         """Take an event, and say what to do, in order."""
         if self._closed:
             return []
         match event:
-            case StateChanged(state):
-                return self._state_changed(state)
-            case HeartbeatDue():
-                return self._heartbeat()
-            case Subscribed(request):
-                return self._subscribed(request)
+            case StateChanged():
+                return self._state_changed(event)
+            case HeartbeatDue(now):
+                return self._heartbeat(now)
+            case Opened(now):
+                return self._opened(now)
+            case Draining(reason, seconds):
+                return [SendDrain(reason, seconds, self._next_nonce())]
+            case ReportMissing(sequence):
+                return [SendReportRequest(sequence, self._next_nonce())]
             case Ending(error):
                 return self._close(error)
 
     def check_nonce(self, nonce: str) -> None:
         """Raises VoxplaneError INVALID_REQUEST if no message has that nonce."""
         if nonce and int(nonce) > self._nonce:
-            raise _invalid([Violation("nonce", f"the stream has sent {self._nonce} messages")])
+            raise VoxplaneError(
+                reason_pb2.ERROR_REASON_INVALID_REQUEST,
+                "the request is not valid",
+                violations=[Violation("nonce", f"the stream has sent {self._nonce} messages")],
+            )
 
-    def _subscribed(self, request: sync_pb2.WatchConfigRequest) -> list[Action]:
-        self._tenant_id = request.tenant_id
-        self._contents = frozenset(request.known_contents)
-        if request.agent_ids:
-            self._scope = frozenset(agent_name(request.tenant_id, agent) for agent in request.agent_ids)
-        try:
-            self._declared = _declared(request, self._contents)
-        except VoxplaneError as error:
-            return self._close(error)
+    def _opened(self, now: float) -> list[Action]:
+        rules = self._rules
+        self._ends_at = now + rules.age_seconds_max * (1 + AGE_JITTER * (2 * rules.jitter() - 1))
         # The first beat comes at any time of the interval: clients that come
         # together part.
-        return [HeartbeatAfter(self._heartbeat_seconds * HEARTBEAT_SHARE_MAX * self._jitter())]
+        return [HeartbeatAfter(rules.heartbeat_seconds * HEARTBEAT_SHARE_MAX * rules.jitter())]
 
-    def _state_changed(self, state: TenantState) -> list[Action]:
-        tenant_id = state.tenant_id
-        have = self._levels.get(tenant_id)
+    def _state_changed(self, event: StateChanged) -> list[Action]:
+        state = event.state
+        declared = self._declared.get(state.tenant_id)
+        if event.permit.tenant and declared is not None and _is_ahead(declared, state):
+            return self._close(_in_future(state, declared))
+        if not event.permit.tenant or (not self._single and _has_vanished(declared, state)):
+            return self._gone(state, permitted=event.permit.tenant)
+        scope = self._scope
+        if event.permit.agents is not None:
+            scope = replace(scope, permitted=event.permit.agents)
+        have = self._levels.get(state.tenant_id)
         if have is None:
-            return self._first(state)
-        transfer = self._planner.transfer(have, state, self._scope)
-        after = transfer.after
-        if after is have:
+            return self._first(event, scope)
+        transfer = self._rules.planner.transfer(have, state, scope)
+        if transfer.after is have:
             return []
-        self._levels[tenant_id] = after
-        if not transfer.parts:
-            self._untold[tenant_id] = None
-            return [Moved(tenant_id, after, (), None)]
-        self._untold.pop(tenant_id, None)
-        return self._send(tenant_id, after, transfer.removed, transfer.parts)
-
-    def _first(self, state: TenantState) -> list[Action]:
-        have = self._declared.pop(state.tenant_id, None) or Declared(contents=self._contents)
-        if have.revision is not None and have.revision > state.revision and have.epoch in ("", state.epoch):
-            return self._close(
-                VoxplaneError(
-                    reason_pb2.ERROR_REASON_REVISION_IN_FUTURE,
-                    f"tenant {state.tenant_id} is at {state.revision}, the client declares {have.revision}",
-                    metadata={"tenant": state.tenant_id, "revision": str(state.revision)},
-                )
-            )
-        transfer = self._planner.transfer(have, state, self._scope)
-        if self._tenant_id != ALL_TENANTS:
-            self._contents = frozenset()
+        if transfer.parts:
+            return self._send(state.tenant_id, transfer)
         self._levels[state.tenant_id] = transfer.after
-        return self._send(state.tenant_id, transfer.after, transfer.removed, transfer.parts)
+        if transfer.after.told != transfer.after.view.number:
+            self._untold[state.tenant_id] = None
+        return [Moved(state.tenant_id, transfer.after, (), None)]
 
-    def _send(
-        self, tenant_id: TenantId, after: Level, removed: tuple[AgentName, ...], parts: tuple[Part, ...]
-    ) -> list[Action]:
+    def _first(self, event: StateChanged, scope: Scope) -> list[Action]:
+        state = event.state
+        have = self._declared.pop(state.tenant_id, None) or Declared(contents=self._contents)
+        if event.refused and have.revision is not None:
+            have = replace(have, refused=frozenset(event.refused.items()))
+        transfer = self._rules.planner.transfer(have, state, scope)
+        wait = self._rules.admit(transfer.size) if transfer.is_full else 0.0
+        if wait:
+            return self._close(transfers_limited(wait))
+        if self._single:
+            self._contents = frozenset()
+        return self._send(state.tenant_id, transfer)
+
+    def _send(self, tenant_id: TenantId, transfer: Transfer) -> list[Action]:
+        self._untold.pop(tenant_id, None)
+        self._levels[tenant_id] = transfer.after
         first = self._nonce + 1
-        self._nonce += len(parts)
-        actions: list[Action] = [Moved(tenant_id, after, removed, self._nonce)]
-        actions += [Send(part, nonce) for nonce, part in enumerate(parts, first)]
+        self._nonce += len(transfer.parts)
+        actions: list[Action] = [Moved(tenant_id, transfer.after, transfer.removed, self._nonce)]
+        actions += [Send(part, nonce) for nonce, part in enumerate(transfer.parts, first)]
         return actions
 
-    def _heartbeat(self) -> list[Action]:
+    def _gone(self, state: TenantState, *, permitted: bool) -> list[Action]:
+        """The client may see nothing of the tenant, or there is none."""
+        tenant_id = state.tenant_id
+        level = self._levels.pop(tenant_id, None)
+        declared = self._declared.pop(tenant_id, None)
+        self._untold.pop(tenant_id, None)
+        actions: list[Action] = []
+        if level is not None or declared is not None:
+            had = (
+                level.bundles
+                if level
+                else [AgentName(name) for name, _ in declared.etags]
+                if declared
+                else ()
+            )
+            reason = "no such tenant" if permitted else "not permitted any more"
+            part = farewell(tenant_id, state.revision_message(), had, reason)
+            actions += [Dropped(tenant_id), Send(part, self._next_nonce())]
+        if self._single:
+            actions += self._close(not_permitted(tenant_id))
+        return actions
+
+    def _heartbeat(self, now: float) -> list[Action]:
+        rules = self._rules
+        if now >= self._ends_at:
+            drain = SendDrain(sync_pb2.DRAIN_REASON_MAX_AGE, 0.0, self._next_nonce())
+            return [drain, *self._close(_expired())]
         told = list(self._untold)[:HEARTBEAT_TENANTS_MAX]
         revisions = {tenant_id: self._levels[tenant_id].revision for tenant_id in told}
         for tenant_id in told:
             self._levels[tenant_id] = self._levels[tenant_id].all_told()
             del self._untold[tenant_id]
-        self._nonce += 1
-        share = HEARTBEAT_SHARE_MIN + (HEARTBEAT_SHARE_MAX - HEARTBEAT_SHARE_MIN) * self._jitter()
+        share = HEARTBEAT_SHARE_MIN + (HEARTBEAT_SHARE_MAX - HEARTBEAT_SHARE_MIN) * rules.jitter()
         return [
-            SendHeartbeat(self._heartbeat_seconds, revisions, self._nonce),
-            HeartbeatAfter(self._heartbeat_seconds * share),
+            SendHeartbeat(rules.heartbeat_seconds, revisions, self._next_nonce()),
+            HeartbeatAfter(rules.heartbeat_seconds * share),
         ]
+
+    def _next_nonce(self) -> int:
+        self._nonce += 1
+        return self._nonce
 
     def _close(self, error: VoxplaneError) -> list[Action]:
         self._closed = True
@@ -268,39 +377,43 @@ class StreamState:
         return [Close(error)]
 
 
-def _declared(request: sync_pb2.WatchConfigRequest, contents: frozenset[str]) -> dict[TenantId, Declared]:
-    """What the request declares, by tenant. Raises VoxplaneError."""
-    violations: list[Violation] = []
-    everything = request.tenant_id == ALL_TENANTS
-    if everything and request.agent_ids:
-        violations.append(Violation("agent_ids", "can be given only with one tenant"))
-    etags: dict[TenantId, list[tuple[str, str]]] = {}
-    for name, etag in request.known.items():
-        try:
-            tenant_id, _ = split_agent_name(name)
-        except ValueError as error:
-            violations.append(Violation(f'known["{name}"]', str(error)))
-            continue
-        if not everything and tenant_id != request.tenant_id:
-            violations.append(Violation(f'known["{name}"]', f"is not of tenant {request.tenant_id}"))
-        etags.setdefault(tenant_id, []).append((name, etag))
-    for tenant in request.start_revisions:
-        if not everything and tenant != request.tenant_id:
-            violations.append(Violation(f'start_revisions["{tenant}"]', "is not the tenant of the watch"))
-    if violations:
-        raise _invalid(violations[:VIOLATIONS_MAX])
-    found: dict[TenantId, Declared] = {}
-    for tenant_id in {*etags, *map(TenantId, request.start_revisions)}:
-        known = frozenset(etags.get(tenant_id, ()))
-        if tenant_id in request.start_revisions:
-            start = request.start_revisions[tenant_id]
-            found[tenant_id] = Declared(start.number, start.epoch, known, contents)
-        else:
-            found[tenant_id] = Declared(etags=known, contents=contents)
-    return found
+def _is_ahead(have: Declared, state: TenantState) -> bool:
+    return have.revision is not None and have.revision > state.revision and have.epoch in ("", state.epoch)
 
 
-def _invalid(violations: list[Violation]) -> VoxplaneError:
+def _has_vanished(have: Declared | None, state: TenantState) -> bool:
+    return not state.revision and have is not None and bool(have.etags or have.revision)
+
+
+def _in_future(state: TenantState, have: Declared) -> VoxplaneError:
     return VoxplaneError(
-        reason_pb2.ERROR_REASON_INVALID_REQUEST, "the request is not valid", violations=violations
+        reason_pb2.ERROR_REASON_REVISION_IN_FUTURE,
+        f"tenant {state.tenant_id} is at {state.revision}, the client declares {have.revision}",
+        metadata={"tenant": state.tenant_id, "revision": str(state.revision)},
+    )
+
+
+def transfers_limited(wait: float) -> VoxplaneError:
+    """The error of a full transfer that has to wait, for so many seconds."""
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_TRANSFERS_LIMITED,
+        "too many full transfers at once; come again",
+        retry_after=wait,
+    )
+
+
+def not_permitted(tenant_id: str) -> VoxplaneError:
+    """The error of a client that may see nothing of a tenant."""
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_PERMISSION_LOST,
+        f"the watch of tenant {tenant_id} is not permitted",
+        metadata={"tenant": tenant_id},
+    )
+
+
+def _expired() -> VoxplaneError:
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_STREAM_EXPIRED,
+        "the stream has reached its greatest age; connect again",
+        retry_after=0.0,
     )

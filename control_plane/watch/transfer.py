@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from control_plane.state import BundleRecord, TenantState
+from control_plane.watch.scope import Scope
 from voxplane.digest import bundles_digest
 from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -25,8 +26,7 @@ ITEM_BYTES_EXTRA = 6
 """Tag and length of one item, at most."""
 
 _Kind = sync_pb2.ConfigTransfer
-Scope = frozenset[AgentName] | None
-"""The bundles that a stream is about; None means all of the tenant."""
+Etags = tuple[tuple[AgentName, str], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +38,7 @@ class View:
     bundles: Mapping[AgentName, BundleRecord]
     contents: Mapping[str, bytes]
     digest: str
+    floor: int
 
     @property
     def number(self) -> int:
@@ -53,12 +54,14 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What a client says that it has of a tenant. `revision` is None if it
-    did not say; `etags` are pairs of name and etag."""
+    did not say; `etags` are pairs of name and etag, and so are `refused`,
+    which the server knows by the client's reports."""
 
     revision: int | None = None
     epoch: str = ""
     etags: frozenset[tuple[str, str]] = frozenset()
     contents: frozenset[str] = frozenset()
+    refused: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,20 @@ class Part:
     start: sync_pb2.TransferStart | None
     items: tuple[tuple[int, bytes], ...]
     synced: sync_pb2.Synced | None
+    withheld: Etags = ()
+    tenant_removed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its items."""
+        return sum(len(item) for _, item in self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What a client lacks. `wanted` are the hashes of the contents that the
-    changed bundles need, `kept` the bundles that the client has already."""
+    changed bundles need, `kept` the bundles that the client has already, and
+    `withheld` those that it has refused."""
 
     intent: sync_pb2.TransferIntent
     reason: str
@@ -112,6 +123,7 @@ class Difference:
     removed: tuple[AgentName, ...]
     wanted: tuple[str, ...]
     kept: frozenset[AgentName] = frozenset()
+    withheld: Etags = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -127,14 +139,25 @@ class Transfer:
     after: Level
     removed: tuple[AgentName, ...] = field(default=())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it replaces all that the client has."""
+        start = self.parts[0].start if self.parts else None
+        return start is not None and start.intent == sync_pb2.TRANSFER_INTENT_FULL
+
+    @property
+    def size(self) -> int:
+        """Bytes of its items."""
+        return sum(part.size for part in self.parts)
+
 
 def view_of(state: TenantState, scope: Scope) -> View:
     """The state as a scope shows it."""
     bundles = state.bundles
-    if scope is not None:
-        bundles = {name: record for name, record in bundles.items() if name in scope}
+    if not scope.is_everything:
+        bundles = {name: record for name, record in bundles.items() if scope.covers(record)}
     digest = bundles_digest({name: record.etag for name, record in bundles.items()})
-    return View(state.tenant_id, state.revision_message(), bundles, state.contents, digest)
+    return View(state.tenant_id, state.revision_message(), bundles, state.contents, digest, state.floor)
 
 
 def from_declared(have: Declared, view: View) -> Difference:
@@ -144,18 +167,24 @@ def from_declared(have: Declared, view: View) -> Difference:
         return _full(view, "no start revision")
     if have.epoch not in ("", view.epoch):
         return _full(view, "the client's epoch is not the store's")
+    if have.revision < view.floor:
+        return _full(view, f"history before {view.floor} is compacted")
     if not etags and view.bundles:
         return _full(view, "no known bundles")
-    changed = tuple(record for name, record in view.bundles.items() if etags.get(name) != record.etag)
+    other = [record for name, record in view.bundles.items() if etags.get(name) != record.etag]
+    refused = dict(have.refused)
+    changed = tuple(record for record in other if refused.get(record.name) != record.etag)
+    withheld = tuple((r.name, r.etag) for r in other if refused.get(r.name) == r.etag)
     removed = tuple(sorted(AgentName(name) for name in etags if name not in view.bundles))
-    wanted = _contents_of(view.bundles.values())
+    unsent = frozenset(name for name, _ in withheld)
+    wanted = _contents_of(record for name, record in view.bundles.items() if name not in unsent)
     missing = any(content not in have.contents for content in wanted)
     kept = frozenset(view.bundles).difference(record.name for record in changed)
-    if changed or removed or missing:
+    if changed or removed or missing or withheld:
         intent, reason = sync_pb2.TRANSFER_INTENT_DELTA, f"resumed at {have.revision}"
     else:
         intent, reason = sync_pb2.TRANSFER_INTENT_NONE, "nothing has changed"
-    return Difference(intent, reason, have.revision, changed, removed, wanted, kept)
+    return Difference(intent, reason, have.revision, changed, removed, wanted, kept, withheld)
 
 
 def from_level(have: Level, view: View) -> Difference:
@@ -216,6 +245,8 @@ def split(
     start = sync_pb2.TransferStart(
         intent=difference.intent, reason=difference.reason, from_revision=difference.from_revision
     )
+    if difference.intent == sync_pb2.TRANSFER_INTENT_DELTA:
+        start.skipped_revisions = max(0, view.number - difference.from_revision - 1)
     synced = sync_pb2.Synced(digest=view.digest, bundle_count=len(view.bundles))
     last = len(batches) - 1
     return tuple(
@@ -225,8 +256,26 @@ def split(
             None if number else start,
             tuple(batch),
             synced if number == last else None,
+            () if number else difference.withheld,
         )
         for number, batch in enumerate(batches)
+    )
+
+
+def farewell(
+    tenant_id: TenantId, revision: revision_pb2.Revision, removed: Iterable[AgentName], reason: str
+) -> Part:
+    """The message by which a tenant goes from a stream."""
+    names = tuple(sorted(removed))
+    return Part(
+        tenant_id,
+        revision,
+        sync_pb2.TransferStart(
+            intent=sync_pb2.TRANSFER_INTENT_DELTA, reason=reason, from_revision=revision.number
+        ),
+        tuple((_Kind.REMOVED_FIELD_NUMBER, name.encode()) for name in names),
+        sync_pb2.Synced(digest=bundles_digest({}), bundle_count=0),
+        tenant_removed=True,
     )
 
 

@@ -59,7 +59,7 @@ def delete_agent(
     change.delete()
     mutations = change.mutations()
     response = service_pb2.DeleteAgentResponse(agent=change.agent, revision=change.revision())
-    return Decision(mutations, response)
+    return Decision(mutations, response, urgent=True)
 
 
 def undelete_agent(

@@ -55,4 +55,4 @@ def rollback_alias(
     response = service_pb2.RollbackAliasResponse(
         agent=change.agent, version=version_of(record, target.version), revision=change.revision()
     )
-    return Decision(mutations, response)
+    return Decision(mutations, response, urgent=True)

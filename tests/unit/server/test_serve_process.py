@@ -38,7 +38,7 @@ async def line(process: asyncio.subprocess.Process) -> dict[str, object]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_in_peace(tmp_path: Path, number: signal.Signals) -> None:
     """It says when it is ready, and ends by a signal with 0, no traceback and an
-    open watch told to connect again."""
+    open watch told when to connect again, and then ended."""
     address = f"127.0.0.1:{free_port()}"
     process = await start("--grpc-listen", address, "--data-dir", str(tmp_path))
     ready = await line(process)
@@ -50,6 +50,9 @@ async def test_a_signal_ends_it_in_peace(tmp_path: Path, number: signal.Signals)
         )
         await watch.read()
         process.send_signal(number)
+        drain = await watch.read()
+        assert isinstance(drain, sync_pb2.WatchConfigResponse)
+        assert drain.drain.reason == sync_pb2.DRAIN_REASON_SHUTDOWN
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await watch.read()
     assert ended.value.code() == grpc.StatusCode.UNAVAILABLE

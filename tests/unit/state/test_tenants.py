@@ -34,7 +34,7 @@ class World:
         self.store = GatedStore(self.inner)
         self.tenants = Tenants(self.store, self.clock, history)
         self.heard: list[TenantState] = []
-        self.tenants.subscribe(self.heard.append)
+        self.tenants.subscribe(lambda change: self.heard.append(change.after))
 
     async def create(self, request: service_pb2.CreateAgentRequest) -> Created:
         """CreateAgent."""
@@ -324,7 +324,9 @@ async def test_a_commit_that_fails_leaves_the_floor() -> None:
     """A tip that falls back to before a trim takes the floor back for nobody."""
     world = World()
     await world.create(create())
-    pipeline = Pipeline(world.store, await load(world.store, TENANT), world.heard.append)
+    pipeline = Pipeline(
+        world.store, await load(world.store, TENANT), lambda change: world.heard.append(change.after)
+    )
 
     def submit(text: str) -> asyncio.Future[None]:
         decision = decisions.update_agent_config(pipeline.tip, update(text), act())

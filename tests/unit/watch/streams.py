@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from control_plane.state import TenantState
-from control_plane.watch.encoder import Encoder, Suffix
+from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.planner import Planner
+from control_plane.watch.rights import EVERY_AGENT, Permit
 from control_plane.watch.stream import (
+    NOT_REFUSED,
     Action,
     Close,
+    Dropped,
     Event,
     HeartbeatAfter,
     HeartbeatDue,
     Moved,
+    Opened,
     Send,
+    SendDrain,
     SendHeartbeat,
+    SendReportRequest,
     StateChanged,
+    StreamRules,
     StreamState,
-    Subscribed,
 )
+from control_plane.watch.subscription import read_subscription
 from voxplane.errors import VoxplaneError
+from voxplane.names import AgentName
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+
+AGE_SECONDS = 1_800.0
 
 
 @dataclass
@@ -32,23 +43,36 @@ class DrivenStream:
     planner: Planner = field(default_factory=Planner)
     encoder: Encoder = field(default_factory=Encoder)
     stream_id: str = "stream-1"
+    admit: Callable[[int], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        self.state = StreamState(self.planner, lambda: 0.5, 30.0)
+        rules = StreamRules(self.planner, lambda: 0.5, self.admit, 30.0, AGE_SECONDS)
         self.sent: list[bytes] = []
         self.moves: list[Moved] = []
+        self.dropped: list[str] = []
         self.waits: list[float] = []
         self.closed: VoxplaneError | None = None
+        self.now = 0.0
         self._suffix = Suffix(self.stream_id)
-        self.receive(Subscribed(self.request))
+        try:
+            self.state = StreamState(rules, read_subscription(self.request))
+        except VoxplaneError as error:
+            self.closed = error
+            return
+        self.receive(Opened(self.now))
 
-    def show(self, state: TenantState) -> list[sync_pb2.WatchConfigResponse]:
+    def show(
+        self,
+        state: TenantState,
+        permit: Permit = EVERY_AGENT,
+        refused: Mapping[AgentName, str] = NOT_REFUSED,
+    ) -> list[sync_pb2.WatchConfigResponse]:
         """Show a state; returns the messages that it made."""
-        return self.receive(StateChanged(state))
+        return self.receive(StateChanged(state, permit, refused))
 
     def beat(self) -> sync_pb2.WatchConfigResponse:
         """Let a heartbeat be due."""
-        (message,) = self.receive(HeartbeatDue())
+        (message,) = self.receive(HeartbeatDue(self.now))
         return message
 
     def receive(self, event: Event) -> list[sync_pb2.WatchConfigResponse]:
@@ -66,6 +90,12 @@ class DrivenStream:
                 self.sent.append(self.encoder.heartbeat(seconds, revisions) + self._suffix.bytes(nonce))
             case Moved():
                 self.moves.append(action)
+            case SendDrain(reason, seconds, nonce):
+                self.sent.append(encode_drain(reason, seconds) + self._suffix.bytes(nonce))
+            case SendReportRequest(sequence, nonce):
+                self.sent.append(encode_report_request(sequence) + self._suffix.bytes(nonce))
+            case Dropped(tenant_id):
+                self.dropped.append(tenant_id)
             case HeartbeatAfter(seconds):
                 self.waits.append(seconds)
             case Close(error):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from control_plane.watch.encoder import Encoder, Suffix, encode_heartbeat
 from control_plane.watch.planner import Planner
+from control_plane.watch.scope import EVERYTHING
 from control_plane.watch.stream import (
     HeartbeatDue,
+    Opened,
     Send,
     SendHeartbeat,
     StateChanged,
+    StreamRules,
     StreamState,
-    Subscribed,
 )
+from control_plane.watch.subscription import read_subscription
 from control_plane.watch.transfer import Declared
 from tests.unit.watch.tenant_log import TenantLog
 from voxplane.digest import bundles_digest
@@ -30,10 +33,8 @@ def test_joined_bytes_are_the_plain_message() -> None:
     """A transfer that is joined from ready-made bytes is, to the byte's
     meaning, the message that would be built field by field."""
     log = _log()
-    state = StreamState(Planner(), lambda: 0.5)
-    state.receive(
-        Subscribed(sync_pb2.WatchConfigRequest(tenant_id="acme", known={"tenants/acme/agents/x": "1"}))
-    )
+    request = sync_pb2.WatchConfigRequest(tenant_id="acme", known={"tenants/acme/agents/x": "1"})
+    (state,) = _streams(Planner(), [request])
     (send,) = (action for action in state.receive(StateChanged(log.state)) if isinstance(action, Send))
     got = sync_pb2.WatchConfigResponse.FromString(
         Encoder().part(send.part) + Suffix("0123456789abcdef").bytes(send.nonce)
@@ -57,8 +58,8 @@ def test_removals_and_bookmarks() -> None:
     """Removed names and the revisions of a heartbeat survive the way."""
     log = _log()
     planner, encoder = Planner(), Encoder()
-    have = planner.transfer(Declared(), log.state, None).after
-    (part,) = planner.transfer(have, log.delete("sales"), None).parts
+    have = planner.transfer(Declared(), log.state, EVERYTHING).after
+    (part,) = planner.transfer(have, log.delete("sales"), EVERYTHING).parts
     got = sync_pb2.WatchConfigResponse.FromString(encoder.part(part))
     assert list(got.transfer.removed) == ["tenants/acme/agents/sales"]
     beat = encode_heartbeat(1.5, {log.state.tenant_id: log.state.revision_message()})
@@ -71,7 +72,7 @@ def test_removals_and_bookmarks() -> None:
 def test_parts_joined_are_the_whole() -> None:
     """The parts of a split transfer, joined, are one FetchConfigResponse."""
     log = _log()
-    parts = Planner(part_bytes_max=10).transfer(Declared(), log.state, None).parts
+    parts = Planner(part_bytes_max=10).transfer(Declared(), log.state, EVERYTHING).parts
     assert len(parts) == 4
     whole = sync_pb2.FetchConfigResponse.FromString(b"".join(Encoder().part(part) for part in parts))
     assert len(whole.transfer.bundles) == len(whole.transfer.contents) == 2
@@ -81,8 +82,9 @@ def test_parts_joined_are_the_whole() -> None:
 def _streams(planner: Planner, requests: list[sync_pb2.WatchConfigRequest]) -> list[StreamState]:
     streams: list[StreamState] = []
     for request in requests:
-        streams.append(StreamState(planner, lambda: 0.5))
-        streams[-1].receive(Subscribed(request))
+        rules = StreamRules(planner, lambda: 0.5, lambda _: 0.0)
+        streams.append(StreamState(rules, read_subscription(request)))
+        streams[-1].receive(Opened(0.0))
     return streams
 
 
@@ -122,7 +124,7 @@ def test_the_memory_of_bytes_is_bounded() -> None:
     again when it is asked for; a message above the bound is never kept."""
     log = _log()
     parts = [
-        Planner().transfer(Declared(), log.publish("sales", f"{number}" + "x" * 300), None).parts[0]
+        Planner().transfer(Declared(), log.publish("sales", f"{number}" + "x" * 300), EVERYTHING).parts[0]
         for number in range(10)
     ]
     encoder = Encoder(bytes_max=1_500)
@@ -140,7 +142,7 @@ def test_a_quiet_heartbeat_is_made_once() -> None:
     """Heartbeats that tell no revision share their bytes."""
     (stream,) = _streams(Planner(), [sync_pb2.WatchConfigRequest(tenant_id="acme")])
     encoder = Encoder()
-    beats = [a for _ in range(2) for a in stream.receive(HeartbeatDue()) if isinstance(a, SendHeartbeat)]
+    beats = [a for _ in range(2) for a in stream.receive(HeartbeatDue(0.0)) if isinstance(a, SendHeartbeat)]
     assert encoder.heartbeat(beats[0].interval_seconds, beats[0].revisions) is encoder.heartbeat(
         beats[1].interval_seconds, beats[1].revisions
     )

@@ -37,9 +37,11 @@ class Sink:
 
     async def _serve(self) -> None:
         try:
-            with self._hub.open(self._request) as stream:
-                self.stream = stream
-                await stream.serve(self._write)
+            self.stream = await self._hub.open(self._request)
+            try:
+                await self.stream.serve(self._write)
+            finally:
+                self._hub.close_stream(self.stream)
         except VoxplaneError as error:
             self.error = error
 
@@ -167,12 +169,12 @@ async def test_a_watched_tenant_stays_in_memory(world: World) -> None:
     await world.create()
     sink = world.watch()
     await world.settle()
-    await world.clock.advance(3_600)
+    await world.clock.advance(1_200)
     assert world.tenants.peek(TENANT) is not None
     sink.task.cancel()
     await world.settle()
     assert world.hub.streams == 0
-    await world.clock.advance(3_600)
+    await world.clock.advance(1_200)
     assert world.tenants.peek(TENANT) is None
 
 
@@ -183,7 +185,7 @@ async def test_a_tenant_that_appears_is_watched_too(world: World) -> None:
     await world.create()
     await world.settle()
     assert sink.client.number(TENANT) == 1
-    await world.clock.advance(3_600)
+    await world.clock.advance(1_200)
     assert world.tenants.peek(TENANT) is not None
 
 

@@ -120,7 +120,7 @@ def report(
 async def watch_server(folder: Path) -> AsyncIterator[WatchServer]:
     """Serve for as long as the block runs."""
     clock = VirtualClock()
-    settings = Settings(grpc_listen=f"unix:{folder}/s.sock", drain_seconds=1)
+    settings = Settings(grpc_listen=f"unix:{folder}/s.sock", drain_seconds=1, watch_quiet_seconds=0)
     control_plane = build(settings, MemoryStore(), clock)
     address = await control_plane.start()
     try:
@@ -135,4 +135,4 @@ async def watch_server(folder: Path) -> AsyncIterator[WatchServer]:
                 nodes_grpc.NodeServiceStub(channel),
             )
     finally:
-        await control_plane.stop()
+        await clock.finish(control_plane.stop())

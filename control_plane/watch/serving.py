@@ -1,0 +1,279 @@
+"""One open stream: carries out what its state decides, on any transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from control_plane.fleet import Fleet
+from control_plane.state import Tenants
+from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
+from control_plane.watch.pace import Pace
+from control_plane.watch.pins import Pins
+from control_plane.watch.rights import Rights
+from control_plane.watch.stream import (
+    NOT_REFUSED,
+    Action,
+    Close,
+    Draining,
+    Dropped,
+    Ending,
+    Event,
+    HeartbeatAfter,
+    HeartbeatDue,
+    Moved,
+    Opened,
+    ReportMissing,
+    Send,
+    SendDrain,
+    SendHeartbeat,
+    SendReportRequest,
+    StateChanged,
+    StreamRules,
+    StreamState,
+)
+from control_plane.watch.subscription import Subscription
+from voxplane.clock import Clock
+from voxplane.errors import VoxplaneError
+from voxplane.names import ALL_TENANTS, TenantId
+from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+
+Write = Callable[[bytes], Awaitable[object]]
+"""Hands one message to the transport; returns when it can take the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all streams of a process use together."""
+
+    tenants: Tenants
+    fleet: Fleet
+    clock: Clock
+    rights: Rights
+    rules: StreamRules
+    encoder: Encoder
+    pace: Pace
+    pins: Pins
+
+
+class Stream:
+    """One open stream. It has no task and no lock of its own: `serve` runs in
+    its caller's task, and the others only leave word of what is to be done."""
+
+    __slots__ = (
+        "_around",
+        "_batch",
+        "_dirty",
+        "_drain",
+        "_ending",
+        "_heartbeat_due",
+        "_interrupted",
+        "_list_again",
+        "_missing_report",
+        "_suffix",
+        "_task",
+        "_waiter",
+        "node_id",
+        "pinned",
+        "principal",
+        "slot",
+        "state",
+        "stream_id",
+        "tenant_id",
+        "unsent_bytes",
+        "writing_since",
+    )
+
+    def __init__(self, around: Surroundings, stream_id: str, subscription: Subscription) -> None:
+        self.stream_id = stream_id
+        self.tenant_id = subscription.tenant_id
+        self.node_id = subscription.node_id
+        self.principal = subscription.principal
+        self.state = StreamState(around.rules, subscription)
+        self.pinned: set[TenantId] = set()
+        self.slot = -1
+        self.writing_since = 0.0
+        self.unsent_bytes = 0
+        self._around = around
+        self._suffix = Suffix(stream_id)
+        self._dirty: dict[TenantId, None] = {}
+        self._batch: list[TenantId] = []
+        self._heartbeat_due = False
+        self._list_again = False
+        self._drain: Draining | None = None
+        self._missing_report = 0
+        self._ending: VoxplaneError | None = None
+        self._interrupted = False
+        self._task: asyncio.Task[object] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def mark(self, tenant_id: TenantId) -> None:
+        """The tenant has changed; `wake` is to follow."""
+        self._dirty[tenant_id] = None
+
+    def mark_all(self) -> None:
+        """All that the stream shows may have changed."""
+        self._list_again = True
+        self.wake()
+
+    def heartbeat_due(self) -> None:
+        """It is time for a heartbeat."""
+        self._heartbeat_due = True
+        self.wake()
+
+    def drain(self, reason: sync_pb2.DrainReason, reconnect_seconds: float) -> None:
+        """Tell the client to open another stream in so many seconds."""
+        self._drain = Draining(reason, reconnect_seconds)
+        self.wake()
+
+    def report_missing(self, sequence: int) -> None:
+        """Ask the node to report everything again."""
+        self._missing_report = sequence
+        self.wake()
+
+    def end(self, error: VoxplaneError) -> None:
+        """End the stream at the next message."""
+        self._ending = self._ending or error
+        self.wake()
+
+    def interrupt(self) -> None:
+        """If the stream is to end and hangs in a write, end the write."""
+        if self._ending and self.writing_since and self._task and not self._interrupted:
+            self._interrupted = True
+            self._task.cancel()
+
+    def wake(self) -> None:
+        """There is something to send."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def serve(self, write: Write) -> NoReturn:
+        """Send what there is to send, until the stream ends: with
+        VoxplaneError, or with what `write` raises."""
+        self._task = asyncio.current_task()
+        try:
+            await self._begin()
+            while True:
+                while not self._busy:
+                    await self._idle()
+                for action in self.state.receive(await self._event()):
+                    data = self._carry_out(action)
+                    if data is not None:
+                        await self._send(data, write)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._interrupted and self._ending and task is not None and not task.uncancel():
+                raise self._ending from None
+            raise
+        finally:
+            self._task = None
+
+    @property
+    def _busy(self) -> bool:
+        return bool(
+            self._dirty
+            or self._batch
+            or self._heartbeat_due
+            or self._ending
+            or self._list_again
+            or self._drain
+            or self._missing_report
+        )
+
+    async def _send(self, data: bytes, write: Write) -> None:
+        self.writing_since = self._around.clock.monotonic()
+        self.unsent_bytes = len(data)
+        try:
+            await write(data)
+        finally:
+            self.writing_since = 0.0
+
+    async def _begin(self) -> None:
+        around = self._around
+        for action in self.state.receive(Opened(around.clock.monotonic())):
+            self._carry_out(action)
+        await self._list()
+
+    async def _list(self) -> None:
+        """Mark all tenants that the stream is about."""
+        self._list_again = False
+        tenant_ids = self.state.tenants
+        if self.tenant_id == ALL_TENANTS:
+            tenant_ids.update(await self._around.tenants.tenant_ids())
+        else:
+            tenant_ids.add(TenantId(self.tenant_id))
+        self._dirty.update(dict.fromkeys(sorted(tenant_ids)))
+
+    async def _event(self) -> Event:
+        if self._ending:
+            return Ending(self._ending)
+        if self._drain:
+            drain, self._drain = self._drain, None
+            return drain
+        if self._missing_report:
+            missing, self._missing_report = self._missing_report, 0
+            return ReportMissing(missing)
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            return HeartbeatDue(self._around.clock.monotonic())
+        if self._list_again:
+            await self._list()
+        if not self._batch:
+            # In the order of arrival; what changes meanwhile waits for the
+            # next round, so that no tenant is served twice before the others.
+            self._batch = list(reversed(self._dirty))
+            self._dirty.clear()
+        return await self._state_of(self._batch.pop())
+
+    async def _state_of(self, tenant_id: TenantId) -> Event:
+        around = self._around
+        around.pins.pin(self, tenant_id)
+        state = around.tenants.peek(tenant_id) or await around.tenants.get(tenant_id)
+        refused = NOT_REFUSED
+        if self.node_id and tenant_id in self.state.declared:
+            refused = around.fleet.refused(self.node_id, tenant_id)
+        return StateChanged(state, around.rights.permit(self.principal, tenant_id), refused)
+
+    def _carry_out(self, action: Action) -> bytes | None:
+        """Do what has to be done at once; returns what is to be sent."""
+        around = self._around
+        match action:
+            case Moved(tenant_id, level, removed, nonce):
+                if self.node_id:
+                    around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce)
+            case Dropped(tenant_id):
+                if self.node_id:
+                    around.fleet.removed(self.stream_id, tenant_id)
+            case HeartbeatAfter(seconds):
+                around.pace.schedule(self, seconds)
+            case Close(error):
+                raise error
+            case _:
+                return self._message(action) + self._suffix.bytes(action.nonce)
+        return None
+
+    def _message(self, action: Send | SendHeartbeat | SendDrain | SendReportRequest) -> bytes:
+        encoder = self._around.encoder
+        match action:
+            case Send(part):
+                return encoder.part(part)
+            case SendHeartbeat(seconds, revisions):
+                return encoder.heartbeat(seconds, revisions)
+            case SendDrain(reason, seconds):
+                return encode_drain(reason, seconds)
+            case SendReportRequest(sequence):
+                return encode_report_request(sequence)
+
+    async def _idle(self) -> None:
+        if not self.state.nonce:
+            # There was nothing to send: a sign of life tells the client that
+            # it has all there is.
+            self._heartbeat_due = True
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None

@@ -1,0 +1,91 @@
+"""Readers that do not read, and what has been committed for them meanwhile.
+
+A stream that waits in one write for `seconds` is stalled. What it holds is
+bounded all the same: the transfer that is being sent, and the level before it.
+But a stream that has been stalled while more than `bytes_max` of newer config
+came up is given up, as its client will not catch up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from control_plane.state import Change
+from voxplane.errors import VoxplaneError
+from voxplane.names import ALL_TENANTS
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+STALL_SECONDS = 5.0
+PENDING_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Reader(Protocol):
+    """A stream, as it is seen from here. `writing_since` is 0 while it does
+    not write, `unsent_bytes` is what it has begun to send."""
+
+    tenant_id: str
+    writing_since: float
+    unsent_bytes: int
+
+    def interrupt(self) -> None:
+        """End the write, and the stream, if it is to end."""
+        ...
+
+    def end(self, error: VoxplaneError) -> None:
+        """End the stream."""
+        ...
+
+
+class Stalls:
+    """The stalled ones of all streams."""
+
+    def __init__(self, seconds: float = STALL_SECONDS, bytes_max: int = PENDING_BYTES_MAX) -> None:
+        self._seconds = seconds
+        self._bytes_max = bytes_max
+        self._pending: dict[Reader, int] = {}
+
+    @property
+    def count(self) -> int:
+        """Streams that are stalled now."""
+        return len(self._pending)
+
+    def look(self, readers: Iterable[Reader], now: float) -> None:
+        """Find who is stalled, by a monotonic clock; those that are to end
+        anyway are interrupted."""
+        stalled = [r for r in readers if r.writing_since and now - r.writing_since >= self._seconds]
+        self._pending = {reader: self._pending.get(reader, reader.unsent_bytes) for reader in stalled}
+        for reader in stalled:
+            reader.interrupt()
+
+    def committed(self, change: Change) -> None:
+        """Count a change for the stalled streams that watch its tenant."""
+        if not self._pending:
+            return
+        size: int | None = None
+        for reader, pending in list(self._pending.items()):
+            if reader.tenant_id not in (ALL_TENANTS, change.after.tenant_id):
+                continue
+            size = _bytes_of(change) if size is None else size
+            self._pending[reader] = pending + size
+            if pending + size > self._bytes_max:
+                del self._pending[reader]
+                reader.end(_too_slow(self._bytes_max))
+                reader.interrupt()
+
+    def forget(self, reader: Reader) -> None:
+        """The stream is over."""
+        self._pending.pop(reader, None)
+
+
+def _bytes_of(change: Change) -> int:
+    before, after = change.before, change.after
+    bundles = sum(len(r.encoded) for name, r in after.bundles.items() if before.bundles.get(name) is not r)
+    return bundles + sum(len(c) for digest, c in after.contents.items() if digest not in before.contents)
+
+
+def _too_slow(bytes_max: int) -> VoxplaneError:
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_READER_TOO_SLOW,
+        f"the client does not read, and is more than {bytes_max} bytes behind",
+    )
