@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def prepare(path: Path) -> LockedFile:
         found = (seen.generation if seen.settled is None else seen.settled, seen.generation)
         generations = tuple(dict.fromkeys((*found, generation)))
         write_mark(path, Mark(epoch, False, seen.digest, generations, None, None))
-        _migrate(path, epoch, generation)
+        migrate(path, {"epoch": epoch, "generation": generation})
         restored = verdict.restored if seen.database else None
         return LockedFile(path, epoch, restored, generations, lock)
     except Exception as error:
@@ -108,12 +108,12 @@ def look(path: Path) -> Seen:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS_MAX)) as connection:
             _has_table(connection, "meta")
     try:
-        with _reading(path, "&immutable=1") as alone:
-            settled = _fact(alone, "generation")
+        with reading(path, "&immutable=1") as alone:
+            settled = fact(alone, "generation")
     except sqlite3.Error:
         settled = None
-    with _reading(path) as connection:
-        facts = _fact(connection, "generation"), _fact(connection, "epoch"), heads_digest(connection)
+    with reading(path) as connection:
+        facts = fact(connection, "generation"), fact(connection, "epoch"), heads_digest(connection)
     return Seen(database, journal, settled, *facts)
 
 
@@ -157,24 +157,45 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def migrate(path: Path, facts: Mapping[str, str]) -> None:
+    """Bring the tables up to date and put facts into `meta`, all or nothing.
+    Raises what alembic and SQLAlchemy raise."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    event.listen(engine, "begin", _begin)
+    with engine.begin() as connection:
+        upgrade(connection)
+        for name, value in facts.items():
+            connection.execute(
+                text(
+                    "INSERT INTO meta (name, value) VALUES (:name, :value)"
+                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                ),
+                {"name": name, "value": value},
+            )
+
+
 @contextmanager
-def _reading(path: Path, options: str = "") -> Generator[sqlite3.Connection]:
-    # Opened to read, SQLite leaves a journal that it finds where it is.
-    uri = f"{path.as_uri()}?mode=ro{options}"
+def reading(path: Path, options: str = "") -> Generator[sqlite3.Connection]:
+    """A connection that leaves the file and its journal as they are, in use or
+    not. Raises sqlite3.Error."""
+    if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
+        options = "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{options}"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS_MAX)) as opened:
         yield opened
+
+
+def fact(connection: sqlite3.Connection, name: str) -> str:
+    """What the log says of itself; "" if it does not."""
+    if not _has_table(connection, "meta"):
+        return ""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else ""
 
 
 def _has_table(connection: sqlite3.Connection, name: str) -> bool:
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,))
     return found.fetchone() is not None
-
-
-def _fact(connection: sqlite3.Connection, name: str) -> str:
-    if not _has_table(connection, "meta"):
-        return ""
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else ""
 
 
 def _lock(path: Path) -> int:
@@ -197,28 +218,11 @@ def _check(path: Path) -> None:
     """Raises StoreError or sqlite3.Error if the file is damaged."""
     if not path.exists():
         return
-    with _reading(path) as connection:
+    with reading(path) as connection:
         small = path.stat().st_size <= CHECK_BYTES_MAX
         (found,) = connection.execute(f"PRAGMA quick_check({1 if small else 'heads'})").fetchone()
         if found != "ok":
             raise StoreError(f"it is damaged: {found}")
-
-
-def _migrate(path: Path, epoch: str, generation: str) -> None:
-    """Bring the tables up to date, all or nothing, and name the epoch and the
-    generation in them."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    event.listen(engine, "begin", _begin)
-    with engine.begin() as connection:
-        upgrade(connection)
-        for name, value in (("epoch", epoch), ("generation", generation)):
-            connection.execute(
-                text(
-                    "INSERT INTO meta (name, value) VALUES (:name, :value)"
-                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-                ),
-                {"name": name, "value": value},
-            )
 
 
 def _begin(connection: Connection) -> None:

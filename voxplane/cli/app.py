@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command(context_settings=sides.FORWARD)(sides.serve)
+app.command(context_settings=sides.FORWARD)(sides.store)
 app.command(context_settings=sides.FORWARD)(sides.node)
 app.command("dev")(dev.command)
 app.command("chat")(chat.command)

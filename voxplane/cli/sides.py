@@ -1,4 +1,4 @@
-"""`serve` and `node`, which come from packages that this one must not import.
+"""`serve`, `store` and `node`, which come from packages that this one must not import.
 
 Each is an entry point of the group `voxplane.commands` and takes its own
 options, so that a plain client starts without either side.
@@ -15,7 +15,7 @@ import typer
 from voxplane.cli.failures import UsageError
 
 GROUP = "voxplane.commands"
-_EXTRAS = {"serve": "server", "node": "node"}
+_EXTRAS = {"serve": "server", "store": "server", "node": "node"}
 
 FORWARD: dict[str, Any] = {
     "allow_extra_args": True,
@@ -34,6 +34,14 @@ def serve(context: typer.Context) -> None:
     run_side("serve", context.args)
 
 
+def store(context: typer.Context) -> None:
+    """Back up the log of the control plane, restore it, and check it.
+
+    Example: voxplane store backup /backups/monday.db --data-dir ./data
+    """
+    run_side("store", context.args)
+
+
 def node(context: typer.Context) -> None:
     """Run an agent node.
 
@@ -43,7 +51,7 @@ def node(context: typer.Context) -> None:
 
 
 def load_side(name: str, found: Iterable[EntryPoint] | None = None) -> Callable[..., Any]:
-    """The function of a side, among the entry points that are installed or
+    """The function or the typer app of a side, among the entry points that are installed or
     `found`. Raises UsageError if its extra is not installed."""
     need = f"`voxplane {name}` needs more packages: pip install 'voxplane[{_EXTRAS[name]}]'"
     for entry_point in entry_points(group=GROUP, name=name) if found is None else found:
@@ -56,6 +64,10 @@ def load_side(name: str, found: Iterable[EntryPoint] | None = None) -> Callable[
 
 def run_side(name: str, arguments: Sequence[str]) -> None:
     """Run a side with its own arguments; `--help` too is its own."""
+    side = load_side(name)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(load_side(name))
+    if isinstance(side, typer.Typer):
+        app = side
+    else:
+        app.command()(side)
     app(args=list(arguments), prog_name=f"voxplane {name}")

@@ -1,4 +1,4 @@
-"""serve and node come from their own packages."""
+"""serve, store and node come from their own packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def test_a_missing_extra_is_named(found: list[EntryPoint]) -> None:
     assert "pip install 'voxplane[server]'" in raised.value.message
 
 
-@pytest.mark.parametrize(("side", "option"), [("serve", "--grpc-listen"), ("node", "--node-id")])
+@pytest.mark.parametrize(
+    ("side", "option"), [("serve", "--grpc-listen"), ("store", "new-epoch"), ("node", "--node-id")]
+)
 async def test_a_side_has_its_own_options(side: str, option: str) -> None:
     """--help of a side is the side's own, and so are its refusals."""
     helped = await voxplane(side, "--help")
