@@ -12,8 +12,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from bench.processes import free_port
 
 READY_SECONDS_MAX = 60.0
@@ -50,10 +48,22 @@ class Serving:
         return self._process.pid
 
     async def begin(self) -> None:
-        """Start it, and wait until it is ready for calls. Raises TimeoutError."""
+        """Start it, and wait until it takes connections. Raises TimeoutError,
+        and OSError if it ends."""
         await self.spawn()
-        async with grpc.aio.insecure_channel(self.address) as channel:
-            await asyncio.wait_for(channel.channel_ready(), READY_SECONDS_MAX)
+        assert self._process is not None
+        host, _, port = self.address.rpartition(":")
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                except OSError:
+                    if self._process.returncode is not None:
+                        raise
+                    await asyncio.sleep(LOGGED_POLL_SECONDS)
+                else:
+                    writer.close()
+                    return
 
     async def spawn(self) -> None:
         """Start it."""
