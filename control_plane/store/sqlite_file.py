@@ -129,10 +129,12 @@ def heads_digest(connection: sqlite3.Connection | None) -> str:
     return digest.hexdigest()
 
 
-def connect_to_write(path: Path) -> sqlite3.Connection:
+def connect_to_write(
+    path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     """The connection that writes: what it has committed survives a loss of power."""
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS_MAX
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS_MAX, factory=factory
     )
     try:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()

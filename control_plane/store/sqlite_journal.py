@@ -47,6 +47,7 @@ class Journal:
         self._place: _Place = ()
         self._version = 0
         self._commits = 0
+        self._unsure = 0
         self._bytes = 0
         self._lost: str | None = None
 
@@ -79,7 +80,7 @@ class Journal:
         """Have all that was acknowledged written and synced anew. Raises
         StoreError, sqlite3.Error, OSError if it cannot be."""
         self.check_place()
-        self._know(connection, expected=self._commits)
+        self._know(connection, self._commits, self._unsure)
         # Overwrites what a failed transaction has left behind.
         self._name(connection)
         if not self.rotate(connection):
@@ -114,24 +115,29 @@ class Journal:
         self._commits += commits
         self._bytes += size + TRANSACTION_BYTES
 
+    def in_doubt(self, commits: int) -> None:
+        """Note that so many commits may have been made."""
+        self._unsure += commits
+
     def _guard(self, connection: sqlite3.Connection) -> None:
         if _number(connection, "PRAGMA data_version") != self._version:
-            self._know(connection, expected=self._commits)
+            self._know(connection, self._commits)
 
-    def _know(self, connection: sqlite3.Connection, expected: int | None = None) -> None:
+    def _know(self, connection: sqlite3.Connection, expected: int | None = None, unsure: int = 0) -> None:
         """Take the log as it is for ours, or, if so many commits are expected
-        in it, make sure that it is."""
+        in it, and others may be, make sure that it is."""
         self._version = _number(connection, "PRAGMA data_version")
         commits = _number(connection, "SELECT coalesce(sum(revision), 0) FROM heads")
         (generation,) = connection.execute("SELECT value FROM meta WHERE name = 'generation'").fetchone()
         (epoch,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-        if expected is not None and (commits, epoch) != (expected, self._epoch):
+        strange = expected is not None and not expected <= commits <= expected + unsure
+        if strange or epoch != self._epoch:
             self._lost = f"another program has changed {self._path} while it was in use; start again"
         elif generation not in self._generations:
             self._lost = f"another program has replaced what is in {self._path}; start again"
         if self._lost is not None:
             raise StoreError(self._lost)
-        self._commits = commits
+        self._commits, self._unsure = commits, 0
 
     def _name(self, connection: sqlite3.Connection) -> None:
         connection.execute(_NAME, (self._generations[-1], secrets.token_hex(TURN_BYTES)))

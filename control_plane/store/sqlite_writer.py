@@ -171,6 +171,12 @@ class SqliteWriter:
         if _is_locked(fault):
             return [_not_written(fault)] * len(group)
         self._broken(fault)
+        if isinstance(fault, StoreError):
+            # It is the place or the content that is wrong, and stays so.
+            self._give_up_queue(_not_written(fault))
+            known = not isinstance(fault, OutcomeUnknown)
+            return [_not_written(fault) if known else fault] * len(group)
+        self._journal.in_doubt(len(group))
         try:
             await self._recover()
             found = await run(self._connection, lambda connection: [landed(connection, one) for one in group])
@@ -182,6 +188,7 @@ class SqliteWriter:
 
     async def _recover(self) -> None:
         """Replace the connection, and prove that the disk keeps what it is given."""
+        self._journal.check_place()
         fresh = await connect(self._reconnect)
         # The fresh one is there first: with the last one SQLite would do away
         # with the journal.
@@ -202,7 +209,7 @@ class SqliteWriter:
             try:
                 self._journal.check_place()
             except StoreError as lost:
-                return Written([], lost)
+                return Written([], OutcomeUnknown(str(lost)))
         return written
 
     def _work(self, work: Callable[[sqlite3.Connection], T], size: int, connection: sqlite3.Connection) -> T:
