@@ -94,7 +94,7 @@ class Stream:
         self.state = StreamState(around.rules, subscription)
         self.pinned: set[TenantId] = set()
         self.slot = -1
-        self.writing_since = 0.0
+        self.writing_since: float | None = None
         self.unsent_bytes = 0
         self._around = around
         self._suffix = Suffix(stream_id)
@@ -140,7 +140,8 @@ class Stream:
 
     def interrupt(self) -> None:
         """If the stream is to end and hangs in a write, end the write."""
-        if self._ending and self.writing_since and self._task and not self._interrupted:
+        hangs = self.writing_since is not None and not self._interrupted
+        if self._ending and hangs and self._task:
             self._interrupted = True
             self._task.cancel()
 
@@ -188,7 +189,7 @@ class Stream:
         try:
             await write(data)
         finally:
-            self.writing_since = 0.0
+            self.writing_since = None
 
     async def _begin(self) -> None:
         around = self._around

@@ -9,6 +9,7 @@ came up is given up, as its client will not catch up.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.state import Change
@@ -21,11 +22,11 @@ PENDING_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Reader(Protocol):
-    """A stream, as it is seen from here. `writing_since` is 0 while it does
-    not write, `unsent_bytes` is what it has begun to send."""
+    """A stream, as it is seen from here. `writing_since` is None while it
+    does not write, `unsent_bytes` is what it has begun to send."""
 
     tenant_id: str
-    writing_since: float
+    writing_since: float | None
     unsent_bytes: int
 
     def interrupt(self) -> None:
@@ -37,13 +38,19 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Stall:
+    since: float
+    bytes: int
+
+
 class Stalls:
     """The stalled ones of all streams."""
 
     def __init__(self, seconds: float = STALL_SECONDS, bytes_max: int = PENDING_BYTES_MAX) -> None:
         self._seconds = seconds
         self._bytes_max = bytes_max
-        self._pending: dict[Reader, int] = {}
+        self._pending: dict[Reader, _Stall] = {}
 
     @property
     def count(self) -> int:
@@ -53,9 +60,15 @@ class Stalls:
     def look(self, readers: Iterable[Reader], now: float) -> None:
         """Find who is stalled, by a monotonic clock; those that are to end
         anyway are interrupted."""
-        stalled = [r for r in readers if r.writing_since and now - r.writing_since >= self._seconds]
-        self._pending = {reader: self._pending.get(reader, reader.unsent_bytes) for reader in stalled}
-        for reader in stalled:
+        before, self._pending = self._pending, {}
+        for reader in readers:
+            since = reader.writing_since
+            if since is None or now - since < self._seconds:
+                continue
+            stall = before.get(reader)
+            if stall is None or stall.since != since:
+                stall = _Stall(since, reader.unsent_bytes)
+            self._pending[reader] = stall
             reader.interrupt()
 
     def committed(self, change: Change) -> None:
@@ -63,12 +76,15 @@ class Stalls:
         if not self._pending:
             return
         size: int | None = None
-        for reader, pending in list(self._pending.items()):
+        for reader, stall in list(self._pending.items()):
+            if reader.writing_since != stall.since:
+                del self._pending[reader]
+                continue
             if reader.tenant_id not in (ALL_TENANTS, change.after.tenant_id):
                 continue
             size = _bytes_of(change) if size is None else size
-            self._pending[reader] = pending + size
-            if pending + size > self._bytes_max:
+            stall.bytes += size
+            if stall.bytes > self._bytes_max:
                 del self._pending[reader]
                 reader.end(_too_slow(self._bytes_max))
                 reader.interrupt()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from voxplane.digest import bundles_digest
 from voxplane.names import split_agent_name
@@ -13,24 +13,32 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 class ReferenceClient:
     """Holds tenants across streams; `request` resumes. `applied` are the
     (tenant, revision) pairs that took effect, in order; `torn` are tenants of
-    which something was lost and not yet replaced."""
+    which something was lost and not yet replaced, `gone` those that were
+    removed from the stream."""
 
-    def __init__(self, tenant_id: str, agent_ids: Iterable[str] = ()) -> None:
+    def __init__(
+        self, tenant_id: str, agent_ids: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> None:
         self.tenant_id = tenant_id
         self.agent_ids = list(agent_ids)
+        self.labels = dict(labels or {})
         self.revisions: dict[str, revision_pb2.Revision] = {}
         self.bundles: dict[str, dict[str, bundle_pb2.AgentBundle]] = {}
         self.contents: dict[str, bundle_pb2.VersionContent] = {}
         self.applied: list[tuple[str, int]] = []
         self.intents: list[str] = []
         self.torn: set[str] = set()
+        self.gone: list[str] = []
         self._forget_stream()
 
     def request(self, node_id: str = "") -> sync_pb2.WatchConfigRequest:
         """Begin a stream: what was unfinished on the last one is gone."""
         self._forget_stream()
         request = sync_pb2.WatchConfigRequest(
-            tenant_id=self.tenant_id, agent_ids=self.agent_ids, known_contents=sorted(self.contents)
+            tenant_id=self.tenant_id,
+            agent_ids=self.agent_ids,
+            agent_labels=self.labels,
+            known_contents=sorted(self.contents),
         )
         for tenant, revision in self.revisions.items():
             request.start_revisions[tenant].CopyFrom(revision)
@@ -47,10 +55,13 @@ class ReferenceClient:
         assert int(message.nonce) == self._nonce + 1, "nonces count up by one"
         assert self._stream_id in ("", message.stream_id), "the stream keeps its id"
         self._nonce, self._stream_id = int(message.nonce), message.stream_id
-        if message.HasField("heartbeat"):
-            self._heartbeat(message.heartbeat)
-        else:
-            self._part(message.transfer)
+        match message.WhichOneof("event"):
+            case "heartbeat":
+                self._heartbeat(message.heartbeat)
+            case "transfer":
+                self._part(message.transfer)
+            case _:
+                assert message.HasField("drain") or message.HasField("report_request")
         return message
 
     def lose(self, numbers: Collection[int]) -> None:
@@ -86,6 +97,12 @@ class ReferenceClient:
             assert revision.number > self.number(tenant), "a bookmark goes forward"
             self.revisions[tenant] = revision
 
+    def _forget_tenant(self, tenant: str) -> None:
+        self.bundles.pop(tenant, None)
+        self.revisions.pop(tenant, None)
+        self._sent = {key for key in self._sent if key[0] != tenant}
+        self.gone.append(tenant)
+
     def _part(self, part: sync_pb2.ConfigTransfer) -> None:
         tenant = part.tenant_id
         assert self.tenant_id in ("-", tenant), "a tenant that was not asked for"
@@ -104,11 +121,17 @@ class ReferenceClient:
             whole.MergeFrom(part)
         held = self.bundles.get(tenant, {})
         had = self.revisions.get(tenant)
+        if whole.tenant_removed:
+            assert set(whole.removed) == set(held), "all that was there is named"
+            self._forget_tenant(tenant)
+            return
         match whole.start.intent:
             case sync_pb2.TRANSFER_INTENT_FULL:
                 held = {}
             case sync_pb2.TRANSFER_INTENT_DELTA:
                 assert whole.start.from_revision == self.number(tenant), "no gap before a delta"
+                gap = max(0, whole.revision.number - whole.start.from_revision - 1)
+                assert whole.start.skipped_revisions == gap, "skipped revisions are declared"
             case _:
                 brought = [*whole.bundles, *whole.removed, *whole.contents]
                 assert not brought, "NONE brings nothing"
@@ -127,6 +150,7 @@ class ReferenceClient:
             owner, agent = split_agent_name(bundle.name)
             assert owner == tenant, "a bundle of another tenant"
             assert not self.agent_ids or agent in self.agent_ids, "a bundle outside the filter"
+            assert self.labels.items() <= dict(bundle.labels).items(), "a bundle without the labels"
             assert bundle.revision <= whole.revision.number
             held[bundle.name] = bundle
         for bundle in held.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from control_plane.state import TenantState, apply, empty
 from voxplane.digest import content_hash
 from voxplane.names import AgentId, TenantId
@@ -48,6 +50,19 @@ class TenantLog:
         changed.CopyFrom(self.state.agents[AgentId(agent)].agent)
         changed.display_name = name
         return self._commit(changed)
+
+    def label(self, agent: str, **labels: str) -> TenantState:
+        """Give an agent other labels."""
+        changed = agent_pb2.Agent()
+        changed.CopyFrom(self.state.agents[AgentId(agent)].agent)
+        changed.labels.clear()
+        changed.labels.update(labels)
+        return self._commit(changed)
+
+    def compact(self, floor: int) -> TenantState:
+        """Keep the history after a revision alone."""
+        self.state = replace(self.state, floor=floor)
+        return self.state
 
     def delete(self, agent: str) -> TenantState:
         """Take an agent out of use."""
