@@ -70,6 +70,15 @@ class ControlPlane:
         await self._health.ready()
         return address
 
+    def counts(self) -> dict[str, int]:
+        """What the process holds, for an operator who looks for a leak."""
+        return {
+            "streams": self.hub.streams,
+            "stalled_streams": self.hub.stalled,
+            "tasks": len(asyncio.all_tasks()),
+            "objects": len(gc.get_objects()),
+        }
+
     async def stop(self) -> None:
         """Drain the streams, take no new call, give the calls that run
         `drain_seconds`, and close the store."""
@@ -104,15 +113,17 @@ def _settle_memory() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises ListenError, StoreError, OSError."""
+    """Run until SIGTERM or SIGINT; SIGUSR1 logs what the process holds. Raises ListenError, StoreError, OSError."""
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
     store = await open_store(settings)
     control_plane = build(settings, store, SystemClock())
     try:
         address = await control_plane.start()
         _settle_memory()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: _log.info("counts", **control_plane.counts()))
         _log.info("ready", grpc=address, store=settings.store, data_dir=str(settings.data_dir))
         await stopping.wait()
         _log.info("stopping", drain_seconds=settings.drain_seconds)

@@ -266,3 +266,24 @@ async def test_shutdown_ends_streams_with_a_reason(server: WatchServer) -> None:
         assert any(detail.Unpack(retry) for detail in refused.status.details)
     async with server.watch(ReferenceClient("acme")) as watcher:
         assert (await _ended(watcher)).reason == "SHUTTING_DOWN"
+
+
+async def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
+    """Past the byte bound a stopped reader's stream is over on the server at
+    once, and the client, when it reads at last, finds RESOURCE_EXHAUSTED."""
+    settings = {"watch_stall_seconds": 5.0, "watch_pending_bytes_max": 200_000}
+    async with watch_server(tmp_path, **settings) as server:
+        await server.create("sales")
+        async with server.watch(ReferenceClient("acme"), small_window=True) as stopped:
+            await stopped.next()
+            hub = server.control_plane.hub
+            for number in range(60):
+                await server.update("sales", f"{number} " + "x" * 20_000)
+                await server.clock.advance(2)
+                if not hub.streams:
+                    break
+            assert hub.streams == 0
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                while True:
+                    await stopped.next()
+            assert ended.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -117,10 +117,11 @@ def report(
 
 
 @asynccontextmanager
-async def watch_server(folder: Path) -> AsyncIterator[WatchServer]:
-    """Serve for as long as the block runs."""
+async def watch_server(folder: Path, **more: Any) -> AsyncIterator[WatchServer]:
+    """Serve for as long as the block runs, with more settings."""
     clock = VirtualClock()
-    settings = Settings(grpc_listen=f"unix:{folder}/s.sock", drain_seconds=1, watch_quiet_seconds=0)
+    given = {"grpc_listen": f"unix:{folder}/s.sock", "drain_seconds": 1, "watch_quiet_seconds": 0, **more}
+    settings = Settings(**given)
     control_plane = build(settings, MemoryStore(), clock)
     address = await control_plane.start()
     try:
