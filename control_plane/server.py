@@ -113,7 +113,8 @@ def _settle_memory() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; SIGUSR1 logs what the process holds. Raises ListenError, StoreError, OSError."""
+    """Run until SIGTERM or SIGINT; SIGUSR1 logs what the process holds.
+    Raises ListenError, StoreError, OSError."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
