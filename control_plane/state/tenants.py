@@ -23,8 +23,17 @@ from control_plane.state.request_ids import (
     reused,
 )
 from control_plane.state.residents import Residents
+from control_plane.state.rewound import Rewound
 from control_plane.state.tenant_state import TenantState, to_snapshot
-from control_plane.store import Answer, CommitMeta, DuplicateRequest, LogStore, RevisionConflict, StoreError
+from control_plane.store import (
+    Answer,
+    CommitMeta,
+    DuplicateRequest,
+    LogStore,
+    OutcomeUnknown,
+    RevisionConflict,
+    StoreError,
+)
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.names import TenantId
@@ -68,6 +77,7 @@ class Tenants:
         self._residents = Residents(self._load, clock)
         self._in_flight: dict[tuple[TenantId, str], tuple[bytes, asyncio.Task[bytes]]] = {}
         self._no_ops = NoOpAnswers(clock)
+        self._rewound = Rewound(clock)
         self._snapshots: dict[TenantId, asyncio.Task[None]] = {}
 
     async def get(self, tenant_id: TenantId) -> TenantState:
@@ -97,6 +107,11 @@ class Tenants:
         """Have `listener` called with the change after each durable commit, on
         the event loop. It must not block or raise."""
         self._listeners.append(listener)
+
+    def ahead(self, tenant_id: TenantId, claimed: int, actual: int) -> None:
+        """Take note that a client says it has a revision of the store's present
+        epoch that is not made yet."""
+        self._rewound.note(tenant_id, claimed, actual)
 
     def pin(self, tenant_id: TenantId) -> None:
         """Keep the tenant in memory, once it is there, until `unpin`."""
@@ -170,7 +185,7 @@ class Tenants:
                 now = self._clock.time()
                 remembered = await self._store.answer(call.tenant_id, call.request_id, now)
         if remembered is not None:
-            return check_same(remembered, call.fingerprint).response
+            return (await self._repeated(call, remembered)).response
         return (await self._decide(call)).SerializeToString(deterministic=True)
 
     async def _decide(self, call: _Call[ResponseT]) -> ResponseT:
@@ -208,13 +223,22 @@ class Tenants:
             except RevisionConflict:
                 continue
             except DuplicateRequest as duplicate:
-                return call.answer.FromString(check_same(duplicate.answer, call.fingerprint).response)
+                return call.answer.FromString((await self._repeated(call, duplicate.answer)).response)
             return decision.response
         raise VoxplaneError(
             reason_pb2.ERROR_REASON_REVISION_CONFLICT,
             f"others changed the tenant {COMMIT_ATTEMPTS_MAX} times meanwhile; try again",
             retry_after=STORE_RETRY_SECONDS,
         )
+
+    async def _repeated(self, call: _Call[ResponseT], first: Answer) -> Answer:
+        """The first answer, once what it tells of is served."""
+        check_same(first, call.fingerprint)
+        with _store_errors():
+            pipeline = await self._residents.get(call.tenant_id)
+            if pipeline.durable.revision < first.revision:
+                await pipeline.catch_up()
+        return first
 
     def _keep_no_op(self, call: _Call[ResponseT], revision: int, response: Message) -> None:
         if call.request_id:
@@ -270,8 +294,14 @@ def _store_errors() -> Generator[None]:
         raise
     except StoreError as error:
         _log.error("the store failed", error=str(error))
+        message = "the store cannot be read or written; try again"
+        if isinstance(error, OutcomeUnknown):
+            message = (
+                "the disk failed, and whether the change was made is not known; repeat it with the same "
+                "request_id: it is made once"
+            )
         raise VoxplaneError(
             reason_pb2.ERROR_REASON_STORE_UNAVAILABLE,
-            "the store cannot be read or written; try again",
+            message,
             retry_after=STORE_RETRY_SECONDS,
         ) from error

@@ -371,6 +371,14 @@ class TestHistory:
         await commit(store, ACME, 4)
         verify_chain(await store.changes(ACME, 4, 10), 4, last.hash)
 
+    async def test_a_large_snapshot_comes_back_whole(self, store: LogStore) -> None:
+        """Each resource is there, once, in order, with the time and the hash."""
+        await fill(store, ACME, 2)
+        saved = snapshot(ACME, 2, [f"agent-{number}" for number in range(333)])
+        saved.time.FromNanoseconds(round(NOW * 1e9))
+        await store.save_snapshot(saved)
+        assert await store.snapshot(ACME) == saved
+
     async def test_a_trim_survives_a_restart(self, lasting: Backend) -> None:
         """Snapshot and floor are durable."""
         store = await lasting.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from control_plane.state.load import load
 from control_plane.state.pipeline import Pipeline
 from control_plane.state.residents import IDLE_SECONDS_MAX
 from control_plane.state.tenants import SNAPSHOT_COMMITS
-from control_plane.store import CommitMeta, StoreError
+from control_plane.store import Commit, CommitMeta, OutcomeUnknown, StoreError
 from control_plane.store.memory import MemoryStore
 from tests.unit.services.agent_requests import AGENT, TENANT, act, create, update
 from tests.unit.state.gated_store import GatedStore
@@ -171,6 +172,43 @@ async def test_a_failed_commit_takes_back_what_was_built_on_it() -> None:
     assert state.revision == 2
     (bundle,) = state.bundles.values()
     assert [version.number for version in bundle.bundle.versions] == [2]
+
+
+async def test_an_outcome_that_is_not_known_is_told_as_such() -> None:
+    """When the store cannot say whether a commit was made, the caller is told
+    to repeat it with its request_id, and the repeat is made once."""
+    world = World()
+    await world.create(create())
+    world.store.failures.append(OutcomeUnknown("the disk failed"))
+    with pytest.raises(VoxplaneError, match="not known; repeat it with the same request_id") as raised:
+        await world.update(update("New.", request_id="r1"))
+    assert (raised.value.reason_name, raised.value.retry_after) == ("STORE_UNAVAILABLE", 1.0)
+    first = await world.update(update("New.", request_id="r1"))
+    assert await world.update(update("New.", request_id="r1")) == first
+    assert (await world.tenants.get(TENANT)).revision == 2
+
+
+async def test_a_commit_that_turns_up_later_is_answered_by_its_repeat() -> None:
+    """A commit whose outcome was not known, and which was made, is the first
+    answer to its request_id, and is served before that is given."""
+    world = World()
+    await world.create(create())
+    made = world.inner.commit
+
+    def lost(*what: Any) -> Any:
+        made(*what)
+        done: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
+        done.set_exception(OutcomeUnknown("the disk failed"))
+        return done
+
+    world.inner.commit = lost  # type: ignore[method-assign]
+    with pytest.raises(VoxplaneError, match="not known"):
+        await world.update(update("New.", request_id="r1"))
+    world.inner.commit = made  # type: ignore[method-assign]
+    repeated = await world.update(update("New.", request_id="r1"))
+    assert (repeated.revision.number, world.heard[-1].revision) == (2, 2)
+    await world.update(update("Next."))
+    assert (await world.tenants.get(TENANT)).revision == 3
 
 
 async def test_an_error_counts_only_when_its_ground_is_durable() -> None:
