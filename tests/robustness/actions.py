@@ -15,9 +15,10 @@ from tests.robustness.scenario import Scenario
 Action = Callable[[Scenario], Awaitable[None]]
 
 DOWN_SECONDS_MAX = 1.0
-STOPPED_SECONDS_MAX = 5.0
-PROXY_SECONDS_MAX = 6.0
+STOPPED_SECONDS_MAX = 4.0
+PROXY_SECONDS_MAX = 4.5
 BLACKHOLE_SECONDS = 60.0
+AWAY_SECONDS = 4.0
 DISK_SECONDS_MAX = 2.0
 
 
@@ -99,6 +100,17 @@ async def cut(run: Scenario) -> None:
         await run.proxy.refuse()
         await run.proxy.cut()
         await run.pause(0, DOWN_SECONDS_MAX)
+        await run.proxy.listen()
+
+
+async def away(run: Scenario) -> None:
+    """The watchers behind the proxy are cut off for so long that a history
+    that is kept short has been trimmed when they come back."""
+    assert run.proxy is not None
+    async with run.fault("away while history is trimmed", "proxy"):
+        await run.proxy.refuse()
+        await run.proxy.cut()
+        await asyncio.sleep(AWAY_SECONDS)
         await run.proxy.listen()
 
 

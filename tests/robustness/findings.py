@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from tests.robustness.history import Record
 
-RECORDS_SHOWN_MAX = 4
+RECORDS_SHOWN_MAX = 3
+RECORD_CHARS_SHOWN = 500
 
 
 class Property(StrEnum):
@@ -43,7 +44,7 @@ class Violation:
 
     def __str__(self) -> str:
         lines = [f"{self.property.name}: {self.reason}"]
-        lines += [f"    {record}" for record in self.records[:RECORDS_SHOWN_MAX]]
+        lines += [f"    {str(record)[:RECORD_CHARS_SHOWN]}" for record in self.records[:RECORDS_SHOWN_MAX]]
         return "\n".join(lines)
 
 

@@ -229,7 +229,8 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Final:
     """What a watcher has at the end, when the system has been left alone.
-    Daemons are watchers too; their streams are not in the history."""
+    `in_step` is since when its stream is in step; 0 if it is not. Daemons are
+    watchers too; their streams are not in the history."""
 
     time: float
     watcher: str
@@ -237,6 +238,7 @@ class Final:
     agent_ids: list[str] = field(default_factory=list[str])
     labels: dict[str, str] = field(default_factory=dict[str, str])
     held: dict[str, Held] = field(default_factory=dict[str, Held])
+    in_step: float = 0.0
     kind: Literal["final"] = "final"
 
 

@@ -54,8 +54,7 @@ def near_watchers(tenants: Sequence[str]) -> list[Spec]:
         Spec("one", first, reports="unary"),
         Spec("named", first, ["a0", "a1"], reports="stream"),
         Spec("labelled", last, labels={"tier": "gold"}),
-        Spec("picky", last, reports="stream", picky=True),
-        Spec("lazy", first, lazy_seconds=2.0),
+        Spec("lazy", first, lazy_seconds=4.0),
     ]
 
 
@@ -63,6 +62,7 @@ def far_watchers(tenants: Sequence[str]) -> list[Spec]:
     """Watchers behind the proxy."""
     return [
         Spec("far-all", "-", reports="stream"),
+        Spec("picky", tenants[-1], reports="stream", picky=True),
         Spec("far-one", tenants[0], reports="unary"),
         Spec("far-named", tenants[-1], ["a0", "a2"]),
         Spec("far-labelled", tenants[0], labels={"tier": "tin"}, reports="stream"),
@@ -71,8 +71,9 @@ def far_watchers(tenants: Sequence[str]) -> list[Spec]:
 
 @dataclass(slots=True)
 class Options:
-    """How large a run is. `snapshot_commits` is for the server, see served.py;
-    `shims` puts faults of the disk and the clock under it."""
+    """How large a run is. `snapshot_commits` and `part_bytes` are for the
+    server, see served.py; `shims` puts faults of the disk and the clock under
+    it."""
 
     seed: int
     tenants: list[str] = field(default_factory=lambda: ["red", "green", "blue"])
@@ -83,6 +84,7 @@ class Options:
     crowd: int = 0
     daemons: int = 0
     snapshot_commits: int = 0
+    part_bytes: int = 0
     history_entries_max: int = 0
     shims: bool = False
 
@@ -96,6 +98,7 @@ class Scenario:
         self.site = site
         self.recorder = recorder
         self.random = random.Random(options.seed)
+        self.began = time.monotonic()
         self.proxy: FaultProxy | None = None
         self.disk: DiskFaults | None = None
         self.clock: ClockSteps | None = None
@@ -134,6 +137,14 @@ class Scenario:
         while True:
             await self.read_log()
             await asyncio.sleep(TAP_SECONDS)
+
+    async def all_in_step(self, name: str) -> None:
+        """Wait until all watchers of a crowd have had something of the server
+        that runs now. Raises TimeoutError."""
+        async with asyncio.timeout(SETTLE_SECONDS_MAX):
+            since = self.site.started
+            while any(final.in_step < since for final in await self.crowds[name].finals()):  # noqa: ASYNC110
+                await asyncio.sleep(SETTLE_POLL_SECONDS)
 
     async def settle(self) -> list[Final]:
         """Wait until all clients have the newest state, or for too long;
@@ -192,8 +203,8 @@ async def scenario(folder: Path, options: Options) -> AsyncGenerator[Scenario]:
         out = stack.enter_context((folder / "runner.jsonl").open("w"))
         run = Scenario(folder, options, site, Recorder(out))
         _put_faults_under(run)
-        if options.snapshot_commits:
-            site.environment["ROBUSTNESS_SNAPSHOT_COMMITS"] = str(options.snapshot_commits)
+        site.environment["ROBUSTNESS_SNAPSHOT_COMMITS"] = str(options.snapshot_commits)
+        site.environment["ROBUSTNESS_PART_BYTES"] = str(options.part_bytes)
         stack.push_async_callback(_end_server, run)
         await site.start()
         run.proxy = await stack.enter_async_context(fault_proxy(site.address))
@@ -213,6 +224,8 @@ async def scenario(folder: Path, options: Options) -> AsyncGenerator[Scenario]:
         ]
         writing = [asyncio.create_task(writer.run(finished)) for writer in writers]
         try:
+            for name in run.crowds:
+                await run.all_in_step(name)
             yield run
         finally:
             finished.set()

@@ -37,19 +37,21 @@ RETRY_SECONDS_MAX = 3.0
 SILENT_SECONDS_MIN = 3.0
 SILENT_INTERVALS = 3.0
 REPORT_SECONDS_MAX = 2.0
-CONTENTS_MAX = 5_000
+REPORT_AGAIN_SECONDS = 0.2
+CONTENTS_MAX = 150
 FRESH_SHARE = 0.08
 """How often a watcher comes back with nothing, as another one."""
 REPORT_LOST_SHARE = 0.05
 """How often a report is counted and not sent."""
-PICKY_DIGIT = "0"
-"""A picky node refuses the bundles whose etag begins with it."""
+LAZY_SHARE = 0.03
+PICKY_DIGITS = tuple("0123")
+"""A picky node refuses the bundles whose etag begins with one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a watcher watches and how it behaves. Before each message it does
-    not read for up to `lazy_seconds`."""
+    """What a watcher watches and how it behaves. Now and then it does not read
+    for up to `lazy_seconds`."""
 
     name: str
     tenant: str
@@ -162,7 +164,9 @@ class Watcher:
         self._streams = 0
         self._failures = 0
         self._sequence = 0
-        self._in_step = False
+        self._in_step = 0.0
+        self._owes = False
+        """A report was lost, and the server cannot know before the next."""
 
     @property
     def name(self) -> str:
@@ -172,7 +176,8 @@ class Watcher:
     def final(self) -> Final:
         """What it has now."""
         spec, now = self._spec, self._recorder.now()
-        return Final(now, self.name, spec.tenant, spec.agent_ids, spec.labels, dict(self._holding.held))
+        held = dict(self._holding.held)
+        return Final(now, self.name, spec.tenant, spec.agent_ids, spec.labels, held, self._in_step)
 
     async def run(self) -> None:
         """Watch, again and again."""
@@ -181,7 +186,6 @@ class Watcher:
                 self._lives += 1
                 self._holding = Holding()
             wait = await self._stream()
-            self._failures = 0 if self._in_step else min(self._failures + 1, 10)
             longest = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN * 2**self._failures)
             await asyncio.sleep(max(min(wait, RETRY_SECONDS_MAX), self._random.uniform(0, longest)))
 
@@ -189,7 +193,7 @@ class Watcher:
         """One stream, and how long the server asks to wait after it."""
         self._streams += 1
         self._sequence = 0
-        self._in_step = False
+        self._in_step, self._owes = 0.0, False
         stream = f"{self.name}/{self._streams}"
         request = self._holding.request(self._spec)
         self._recorder.put(self._subscribed(stream, request))
@@ -212,7 +216,9 @@ class Watcher:
             finally:
                 call.cancel()
                 reporting.cancel()
+                was_in_step, self._in_step = self._in_step > 0, 0.0
                 self._recorder.put(Ended(self._recorder.now(), stream, code, why))
+        self._failures = 0 if was_in_step else min(self._failures + 1, 10)
         return wait
 
     async def _read(
@@ -225,7 +231,7 @@ class Watcher:
         for too long, and then says so."""
         silent = SILENT_SECONDS_MIN
         while True:
-            if self._spec.lazy_seconds:
+            if self._spec.lazy_seconds and self._random.random() < LAZY_SHARE:
                 await asyncio.sleep(self._random.uniform(0, self._spec.lazy_seconds))
             try:
                 message = await asyncio.wait_for(call.read(), silent)
@@ -239,7 +245,8 @@ class Watcher:
             if message.HasField("heartbeat"):
                 interval = message.heartbeat.interval.ToNanoseconds() / 1e9
                 silent = max(SILENT_SECONDS_MIN, SILENT_INTERVALS * interval)
-            self._in_step = self._in_step or message.transfer.HasField("synced")
+            if message.transfer.HasField("synced"):
+                self._in_step = self._in_step or record.time
             if self._spec.reports:
                 self._answer(record, fresh, reports)
 
@@ -252,7 +259,7 @@ class Watcher:
         """Report what has become of a message, where that is due."""
         everything = record.missing_sequence is not None
         transfer = record.transfer
-        if not everything and (transfer is None or transfer.synced is None):
+        if not everything and not self._owes and (transfer is None or transfer.synced is None):
             return
         names = [name for held in self._holding.held.values() for name in held.etags]
         report = sync_pb2.ReportConfigStatusRequest(stream_id=record.stream_id, nonce=record.nonce)
@@ -260,7 +267,7 @@ class Watcher:
         for name in names if everything or self._sequence == 0 else fresh:
             held = next(held for held in self._holding.held.values() if name in held.etags)
             etag = held.etags[name]
-            bad = self._spec.picky and etag.startswith(PICKY_DIGIT)
+            bad = self._spec.picky and etag.startswith(PICKY_DIGITS)
             phase = sync_pb2.CONFIG_PHASE_FAILED if bad else sync_pb2.CONFIG_PHASE_APPLIED
             status = report.statuses.add(name=name, etag=etag, revision=held.at.number, phase=phase)
             if bad:
@@ -270,6 +277,7 @@ class Watcher:
         self._sequence += 1
         report.sequence = self._sequence
         lost = not everything and self._sequence > 1 and self._random.random() < REPORT_LOST_SHARE
+        self._owes = lost
         self._recorder.put(self._reported(record.stream, report))
         if not lost:
             reports.put_nowait(report)
@@ -279,17 +287,15 @@ class Watcher:
     ) -> None:
         """Send the reports in order; one that fails is lost."""
         stub = sync_grpc.ConfigSyncServiceStub(channel)
-        if self._spec.reports == "stream":
-            try:
-                await stub.StreamConfigStatus(_each(reports))
-            except grpc.aio.AioRpcError:
-                return
         while True:
-            report = await reports.get()
             try:
-                await stub.ReportConfigStatus(report, timeout=REPORT_SECONDS_MAX)
+                if self._spec.reports == "stream":
+                    await stub.StreamConfigStatus(_each(reports))
+                else:
+                    await stub.ReportConfigStatus(await reports.get(), timeout=REPORT_SECONDS_MAX)
             except grpc.aio.AioRpcError:
-                continue
+                self._owes = True
+                await asyncio.sleep(REPORT_AGAIN_SECONDS)
 
     def _subscribed(self, stream: str, request: sync_pb2.WatchConfigRequest) -> Subscribed:
         return Subscribed(

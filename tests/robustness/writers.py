@@ -24,6 +24,8 @@ ATTEMPTS_MAX = 6
 GIVE_UP_SHARE = 0.2
 """How often a caller does not ask again after an unknown outcome."""
 PAUSE_SECONDS_MAX = 0.2
+CREATES_FIRST = 6
+"""A caller begins with so many calls of CreateAgent."""
 ALIASES = ("staging", "canary")
 FIELDS = ("mood", "topic", "score")
 TIERS = ("gold", "tin")
@@ -40,7 +42,8 @@ _CALLS = (
     *(["UpdateAgentConfig"] * 40),
     *(["CreateAgent"] * 10),
     *(["GetAgent", "ListAgents", "AddSchemaField", "SetAlias", "RollbackAlias"] * 7),
-    *(["DeleteAgent", "UndeleteAgent", "RemoveSchemaField", "SetTracing"] * 5),
+    *(["DeleteAgent", "RemoveSchemaField", "SetTracing"] * 5),
+    *(["UndeleteAgent"] * 15),
 )
 
 
@@ -76,7 +79,7 @@ class Writer:
                 await asyncio.sleep(self._random.uniform(0, self._load.pause_seconds))
 
     async def _one(self, stub: agents_grpc.AgentServiceAsyncStub, until: asyncio.Event) -> None:
-        name = self._random.choice(_CALLS)
+        name = self._random.choice(_CALLS) if self._number >= CREATES_FIRST else "CreateAgent"
         request = self._request(name)
         call = getattr(stub, name)
         for _ in range(ATTEMPTS_MAX):
