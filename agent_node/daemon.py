@@ -97,7 +97,7 @@ class Node:
             if settings.only_tenant in (ALL_TENANTS, cached.snapshot.tenant_id)
         ]
         self._reporter = Reporter(stub, clock, jitter)
-        self._stager = Stager(check)
+        self._stager = Stager(check, clock)
         self._board = Board(self._stager, clock, report=self._reporter.status, forget=self._reporter.removed)
         self._writer = CacheWriter(
             cache,

@@ -17,6 +17,7 @@ import structlog
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 from agent_node.relay.offer import Offer
+from voxplane.clock import Clock, SystemClock
 from voxplane.errors import Violation, VoxplaneError, to_status
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -36,9 +37,9 @@ _log = structlog.stdlib.get_logger(__name__)
 class Stager:
     """Checks offers, each content once."""
 
-    def __init__(self, check: Check, seconds_max: float = STAGING_SECONDS_MAX) -> None:
+    def __init__(self, check: Check, clock: Clock | None = None) -> None:
         self._check = check
-        self._seconds_max = seconds_max
+        self._clock = clock or SystemClock()
         self._proven: OrderedDict[str, None] = OrderedDict()
         self._free = asyncio.Semaphore(CHECKS_AT_ONCE_MAX)
         self._hung: set[threading.Thread] = set()
@@ -83,13 +84,16 @@ class Stager:
             if self.hung >= HUNG_CHECKS_MAX:
                 return _failed(f"{self.hung} earlier checks hang on this node; restart it")
             thread, done = self._start(config)
+            limit = asyncio.create_task(self._clock.sleep(STAGING_SECONDS_MAX))
             try:
-                async with asyncio.timeout(self._seconds_max):
-                    return await done
-            except TimeoutError:
-                self._hung.add(thread)
-                _log.error("a check hangs and is given up", hung=self.hung)
-                return _failed(f"building took longer than {self._seconds_max:g} s")
+                await asyncio.wait({done, limit}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                limit.cancel()
+            if done.done():
+                return done.result()
+            self._hung.add(thread)
+            _log.error("a check hangs and is given up", hung=self.hung)
+            return _failed(f"building took longer than {STAGING_SECONDS_MAX:g} s")
 
     def _start(
         self, config: agent_config_pb2.AgentConfig

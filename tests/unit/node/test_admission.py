@@ -133,9 +133,11 @@ async def relay(world: World, folder: Path) -> AsyncIterator[relay_grpc.RelaySer
         relay_grpc.add_RelayServiceServicer_to_server(service, server)
         bind(server, socket)
         await server.start()
-        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-            yield relay_grpc.RelayServiceStub(channel)
-        await server.stop(0)
+        try:
+            async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+                yield relay_grpc.RelayServiceStub(channel)
+        finally:
+            await server.stop(0)
 
 
 async def test_voice_and_text_calls_are_refused_and_running_ones_go_on(tmp_path: Path) -> None:

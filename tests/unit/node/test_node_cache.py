@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,34 @@ async def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:
         assert written.empty()
         await clock.advance(5.0)
     assert await written.get() == (1, 1)
+    running.cancel()
+
+
+async def test_a_write_that_failed_does_not_replace_a_newer_snapshot(tmp_path: Path) -> None:
+    """What came while the disk refused the old snapshot is what is written then."""
+    clock, entered, leave = VirtualClock(), threading.Event(), threading.Event()
+    written: asyncio.Queue[int] = asyncio.Queue()
+
+    class SlowlyFull(FullDisk):
+        def write(self, cached: Cached) -> None:
+            entered.set()
+            leave.wait(10)
+            super().write(cached)
+
+    writer = CacheWriter(
+        SlowlyFull(tmp_path, 1),
+        clock,
+        held=lambda s: NOTHING,
+        written=[lambda s, serial: written.put_nowait(serial)],
+    )
+    running = asyncio.create_task(writer.run())
+    writer.put(snapshot(1, a="x"), 1)
+    await asyncio.to_thread(entered.wait, 10)
+    writer.put(snapshot(2, a="y"), 2)
+    leave.set()
+    await clock.until_sleeping()
+    await clock.advance(5.0)
+    assert await asyncio.wait_for(written.get(), 10) == 2
     running.cancel()
 
 

@@ -65,17 +65,19 @@ async def proxied(target: int) -> AsyncIterator[tuple[Proxy, str]]:
     """A proxy for the block, and its address."""
     proxy = Proxy(target)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    yield proxy, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    await proxy.close()
-    await server.wait_closed()
+    try:
+        yield proxy, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await proxy.close()
+        await server.wait_closed()
 
 
 async def test_a_connection_that_goes_dark_is_noticed_and_left(tmp_path: Path) -> None:
     """Within two heartbeats of silence the node is stale and asks for a new stream, and keepalive
     gives it a new connection, as the old one would swallow that stream too."""
     first, second = snapshot(1, a="one"), snapshot(2, a="two")
-    server = Server([[transfer(first, "s1")], [transfer(second, "s2")]])
+    server = Server([[transfer(first, "s1")], *([transfer(second, f"s{n}")] for n in range(2, 50))])
     async with (
         listening("127.0.0.1:0", server) as port,
         proxied(port) as (proxy, address),

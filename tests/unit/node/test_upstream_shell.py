@@ -12,10 +12,11 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from agent_node.upstream import Cached, DiskCache
+from agent_node.upstream.writer import WRITE_RETRY_SECONDS
 from tests.unit.node.samples import snapshot
 from tests.unit.node.test_upstream_moves import drain
 from tests.unit.node.test_upstream_tenants import removal
-from tests.unit.node.upstream_client import Client, RawError, running_client, transfer, until
+from tests.unit.node.upstream_client import HOLD, Client, RawError, running_client, transfer, until
 from voxplane.errors import VoxplaneError
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -56,19 +57,22 @@ async def test_nothing_is_acknowledged_before_it_is_on_disk(tmp_path: Path) -> N
     disk = HeldDisk(tmp_path / "cache")
     async with running_client(tmp_path, [[transfer(FIRST, "s1")]], disk) as client:
         await got(client)
-        for _ in range(3):
+        for left in (2, 1, 0):
             await asyncio.wait_for(disk.tried.wait(), SECONDS_MAX)
             disk.tried.clear()
-            await client.clock.until_sleeping()
-            await client.clock.advance(5.0)
-        while not client.server.reports.empty():
-            assert client.server.reports.get_nowait().nonce == ""
-        assert not list((tmp_path / "cache").iterdir())
-        disk.broken = False
-        while client.server.reports.empty() or (await next_report(client)).nonce != "1":
-            await client.clock.advance(1.0)
-            await asyncio.sleep(0)
+            await until(lambda: due_within(client, WRITE_RETRY_SECONDS))
+            disk.broken = left > 0
+            await client.clock.advance(WRITE_RETRY_SECONDS)
+            while disk.broken and not client.server.reports.empty():
+                assert client.server.reports.get_nowait().nonce == ""
+        while (await next_report(client)).nonce != "1":
+            pass
         assert DiskCache(tmp_path / "cache").load()[0].snapshot == FIRST
+
+
+def due_within(client: Client, seconds: float) -> bool:
+    """Whether somebody waits for so much time to pass, at most."""
+    return client.clock.due is not None and client.clock.due <= client.clock.monotonic() + seconds
 
 
 async def test_a_removed_tenant_leaves_the_disk(tmp_path: Path) -> None:
@@ -86,12 +90,11 @@ async def test_a_drain_without_delay_moves_at_once(tmp_path: Path) -> None:
     scripts = [[transfer(FIRST, "s1"), drain(2.0)], [transfer(FIRST, "s2")]]
     async with running_client(tmp_path, scripts) as client:
         await got(client)
-        await asyncio.wait_for(client.server.requests.get(), SECONDS_MAX)
         await until(lambda: client.upstream.protocol.due <= 2.0)
         await client.clock.advance(2.0)
         again = await asyncio.wait_for(client.after_back_off(), SECONDS_MAX)
         assert again.start_revisions["acme"].number == 1
-        assert client.clock.monotonic() < 5.0
+        assert client.clock.monotonic() == 2.0
         assert client.upstream.figures.moves == 1
         assert client.upstream.figures.back_offs == 0
 
@@ -100,13 +103,15 @@ async def test_a_report_request_is_answered_in_full(tmp_path: Path) -> None:
     """A server that lacks a report gets all statuses again, under the next number."""
     asked = sync_pb2.WatchConfigResponse(stream_id="s1", nonce="2")
     asked.report_request.missing_sequence = 1
-    async with running_client(tmp_path, [[transfer(FIRST, "s1"), asked]]) as client:
+    async with running_client(tmp_path, [[transfer(FIRST, "s1"), HOLD, asked]]) as client:
         numbers: list[int] = []
         told = 0
         while told < 2:
             report = await next_report(client)
             numbers.append(report.sequence)
             told += bool(report.statuses)
+            if told and report.nonce == "1":
+                client.server.may_go.set()
         assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -129,7 +134,6 @@ async def test_broken_error_details_do_not_end_the_node(tmp_path: Path, details:
     error: RawError = (grpc.StatusCode.UNAVAILABLE, "down", details)
     async with running_client(tmp_path, [[error], [transfer(FIRST, "s2")]]) as client:
         client.server.may_fail.set()
-        await asyncio.wait_for(client.server.requests.get(), SECONDS_MAX)
         await asyncio.wait_for(client.after_back_off(), SECONDS_MAX)
         await got(client)
 
@@ -138,7 +142,6 @@ async def test_a_fault_of_our_own_ends_the_stream_and_not_the_node(tmp_path: Pat
     """If a message cannot be taken the node backs off, and the next stream brings it again."""
     async with running_client(tmp_path, [[transfer(FIRST, "s1")], [transfer(FIRST, "s2")]]) as client:
         client.faults = 1
-        await asyncio.wait_for(client.server.requests.get(), SECONDS_MAX)
         await asyncio.wait_for(client.after_back_off(), SECONDS_MAX)
         await got(client)
         assert client.upstream.figures.back_offs == 1
@@ -150,7 +153,6 @@ async def test_a_refused_request_is_not_repeated(tmp_path: Path) -> None:
     scripts = [[transfer(FIRST, "s1"), wrong], [transfer(FIRST, "s2")]]
     async with running_client(tmp_path, scripts) as client:
         await got(client)
-        await asyncio.wait_for(client.server.requests.get(), SECONDS_MAX)
         client.server.may_fail.set()
         request = await asyncio.wait_for(client.after_back_off(), SECONDS_MAX)
         assert not request.known
@@ -161,12 +163,11 @@ async def test_a_node_whose_id_is_taken_waits_long_and_says_so(tmp_path: Path) -
     replaced = VoxplaneError(reason_pb2.ERROR_REASON_NODE_REPLACED, "a newer stream has node_id n1")
     async with running_client(tmp_path, [[transfer(FIRST, "s1"), replaced], []]) as client:
         await got(client)
-        await asyncio.wait_for(client.server.requests.get(), SECONDS_MAX)
         client.server.may_fail.set()
-        await until(lambda: client.upstream.figures.replaced > 0)
-        await client.clock.until_sleeping()
+        await asyncio.wait_for(client.ended(), SECONDS_MAX)
+        assert client.upstream.figures.replaced == 1
         await client.clock.advance(59.0)
-        assert client.server.requests.empty()
+        assert len(client.server.asked) == 1
         stale = client.upstream.protocol.stale(client.clock.monotonic())
         assert stale is not None
         assert "another node has the id n1" in stale.reason
@@ -189,8 +190,10 @@ class Garbage(grpc.GenericRpcHandler):
 async def test_bytes_that_are_no_message_are_a_failed_stream(tmp_path: Path) -> None:
     """A peer that does not speak the protocol is backed off from, ever longer."""
     async with running_client(tmp_path, [], handler=Garbage()) as client:
-        while client.upstream.figures.back_offs < 4:
-            await asyncio.wait_for(client.clock.until_sleeping(), SECONDS_MAX)
-            await client.clock.advance(1.0)
+        for count in range(1, 5):
+            client.streams = count
+            await asyncio.wait_for(client.ended(), SECONDS_MAX)
+            assert client.upstream.figures.back_offs == count
+            await client.clock.advance(client.upstream.next_at - client.clock.monotonic())
         assert client.upstream.protocol.stale(client.clock.monotonic()) is not None
         assert not client.upstream.protocol.snapshots

@@ -23,7 +23,9 @@ from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 NOTHING = snapshot(1)
 RawError = tuple[grpc.StatusCode, str, bytes]
 """A status code, its text, and the bytes of its details."""
-Script = list[sync_pb2.WatchConfigResponse | VoxplaneError | RawError]
+HOLD = "hold"
+"""The script goes on when the test sets `may_go`."""
+Script = list[sync_pb2.WatchConfigResponse | VoxplaneError | RawError | str]
 """What a stream brings; it stays open after the last message."""
 
 
@@ -37,14 +39,15 @@ class Server(sync_grpc.ConfigSyncServiceServicer):
 
     def __init__(self, scripts: list[Script]) -> None:
         self.scripts = scripts
-        self.requests: asyncio.Queue[sync_pb2.WatchConfigRequest] = asyncio.Queue()
+        self.asked: list[sync_pb2.WatchConfigRequest] = []
         self.reports: asyncio.Queue[sync_pb2.ReportConfigStatusRequest] = asyncio.Queue()
         self.report_faults = 0
         self.may_fail = asyncio.Event()
+        self.may_go = asyncio.Event()
 
     async def WatchConfig(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         """Play the next script."""
-        self.requests.put_nowait(request)
+        self.asked.append(request)
         for step in self.scripts.pop(0) if self.scripts else []:
             if isinstance(step, VoxplaneError):
                 # gRPC may drop what was sent just before an error
@@ -54,6 +57,9 @@ class Server(sync_grpc.ConfigSyncServiceServicer):
                 await self.may_fail.wait()
                 context.set_trailing_metadata((("grpc-status-details-bin", step[2]),))
                 await context.abort(step[0], step[1])
+            if step == HOLD:
+                await self.may_go.wait()
+                continue
             await context.write(step)
         await asyncio.Event().wait()
 
@@ -84,6 +90,7 @@ class Client:
     got: asyncio.Queue[Snapshot] = field(default_factory=asyncio.Queue)
     gone: asyncio.Queue[TenantId] = field(default_factory=asyncio.Queue)
     faults: int = 0
+    streams: int = 1
 
     def applied(self, snapshot: Snapshot) -> None:
         """Note a snapshot, and report it as the board would."""
@@ -100,12 +107,18 @@ class Client:
         """Note a tenant that is gone."""
         self.gone.put_nowait(tenant_id)
 
+    async def ended(self) -> None:
+        """Until the last stream that was waited for has ended; no time passes."""
+        figures = self.upstream.figures
+        await until(lambda: figures.back_offs + figures.moves + figures.replaced >= self.streams)
+
     async def after_back_off(self) -> sync_pb2.WatchConfigRequest:
-        """The request of the next stream, once the wait is over."""
-        while self.server.requests.empty():
-            await self.clock.until_sleeping()
-            await self.clock.advance(1.0)
-        return await self.server.requests.get()
+        """The request of the next stream, once this one has ended and the wait is over."""
+        await self.ended()
+        await self.clock.advance(max(self.upstream.next_at - self.clock.monotonic(), 0.0))
+        self.streams += 1
+        await until(lambda: len(self.server.asked) >= self.streams)
+        return self.server.asked[self.streams - 1]
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -126,8 +139,10 @@ async def listening(
         sync_grpc.add_ConfigSyncServiceServicer_to_server(server, listener)
     port = listener.add_insecure_port(address)
     await listener.start()
-    yield port
-    await listener.stop(0)
+    try:
+        yield port
+    finally:
+        await listener.stop(0)
 
 
 @asynccontextmanager
@@ -147,10 +162,12 @@ async def client_over(channel: grpc.aio.Channel, server: Server, cache: DiskCach
     made = Client(server, clock, None, reporter)  # type: ignore[arg-type]
     made.upstream = Upstream(stub, protocol, listener=made, reporter=reporter, writer=writer, clock=clock)
     tasks = [asyncio.create_task(run()) for run in (made.upstream.run, reporter.run, writer.run)]
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    try:
+        yield made
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
     assert all(task.cancelled() for task in tasks)
 
 
