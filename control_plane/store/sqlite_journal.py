@@ -22,12 +22,14 @@ import sqlite3
 from control_plane.store.identity import identify
 from control_plane.store.log import StoreError
 from control_plane.store.mark import Mark, write_mark
-from control_plane.store.sqlite_file import LockedFile, heads_digest
+from control_plane.store.sqlite_file import BUSY_SECONDS_MAX, LockedFile, heads_digest
 
 GENERATION_BYTES = 16 * 1024 * 1024
 """Written to the journal, by a rough count, before it is emptied."""
 TRANSACTION_BYTES = 40 * 1024
 """What a transaction takes, beyond its payload."""
+READERS_MILLISECONDS_MAX = 200
+"""For how long writers wait until readers let the journal be emptied."""
 TURN_BYTES = 4
 
 _NAME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('generation', ?), ('turn', ?)"
@@ -143,8 +145,14 @@ class Journal:
         connection.execute(_NAME, (self._generations[-1], secrets.token_hex(TURN_BYTES)))
 
     def _empty(self, connection: sqlite3.Connection) -> bool:
-        busy, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if busy or pages != moved:
+        # Readers that began with less than all of the journal are waited for:
+        # those of the store are done soon, a backup may take long.
+        connection.execute(f"PRAGMA busy_timeout={READERS_MILLISECONDS_MAX}")
+        try:
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS_MAX * 1000)}")
+        if busy:
             return False
         # This begins the journal again.
         self._name(connection)
