@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -21,32 +21,44 @@ VALUE_BYTES_MAX = 64 * 1024
 """Of one google.protobuf.Value on the wire: no default that fits is as large."""
 
 
+class _Counted(NamedTuple):
+    """What is to be counted in a field: `most` items if it is a list or a map,
+    0 if the contract does not say; `deeper` if the items hold fields too."""
+
+    items: bool
+    most: int
+    deeper: bool
+
+
 def beyond_bounds(message: Message, path: str = "") -> Iterator[Violation]:
     """Lists and maps with more items than the contract lets them have, and
     free values that are too large to look into."""
     for field, value in message.ListFields():
-        here = f"{path}.{field.name}" if path else field.name
-        if isinstance(value, Value):
-            if value.ByteSize() > VALUE_BYTES_MAX:
-                yield Violation(here, "is too large")
-        elif isinstance(value, Message):
-            yield from beyond_bounds(value, here)
-        elif field.is_repeated:
-            yield from _items(field, value, here)
+        counted = _counted(field)
+        if counted.items:
+            if counted.most and len(value) > counted.most:
+                yield Violation(_below(path, field), f"must have at most {counted.most} items")
+            elif counted.deeper:
+                here = _below(path, field)
+                for index, item in enumerate(value):
+                    yield from beyond_bounds(item, f"{here}[{index}]")
+        elif counted.deeper:
+            if not isinstance(value, Value):
+                yield from beyond_bounds(value, _below(path, field))
+            elif value.ByteSize() > VALUE_BYTES_MAX:
+                yield Violation(_below(path, field), "is too large")
 
 
-def _items(field: FieldDescriptor, items: Any, path: str) -> Iterator[Violation]:
-    most = _items_max(field)
-    if most and len(items) > most:
-        yield Violation(path, f"must have at most {most} items")
-    elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
-        for index, item in enumerate(items):
-            yield from beyond_bounds(item, f"{path}[{index}]")
+def _below(path: str, field: FieldDescriptor) -> str:
+    return f"{path}.{field.name}" if path else field.name
 
 
 @cache
-def _items_max(field: FieldDescriptor) -> int:
-    """By the contract; 0 if it does not say."""
+def _counted(field: FieldDescriptor) -> _Counted:
+    inner = field.message_type
+    if not field.is_repeated:
+        return _Counted(False, 0, inner is not None)
     extension: Any = validate_pb2.field
     rules: Any = field.GetOptions().Extensions[extension]
-    return rules.repeated.max_items or rules.map.max_pairs
+    most = rules.repeated.max_items or rules.map.max_pairs
+    return _Counted(True, most, inner is not None and not inner.GetOptions().map_entry)

@@ -49,6 +49,7 @@ VIOLATIONS_MAX = 20
 BUILTINS = ("tenant_id", "agent_id", "session_id", "user_id")
 """Variables that every call has."""
 PATH = "prompt_config.instructions"
+_ANY_CALL = {name: f"a-{name}" for name in BUILTINS}
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\[.*\]", re.DOTALL)
@@ -80,7 +81,7 @@ def check_prompt(prompt: agent_config_pb2.PromptConfig) -> None:
     found = list(mistakes(template, {*prompt.dynamic_vars, *BUILTINS}))
     if found:
         raise _invalid([_violation(source, index, said) for index, said in sorted(found)])
-    render_prompt(prompt, {}, {name: f"a-{name}" for name in BUILTINS})
+    _rendered(source, prompt.dynamic_vars, {}, _ANY_CALL)
 
 
 def render_prompt(
@@ -92,18 +93,7 @@ def render_prompt(
     Raises VoxplaneError(INVALID_PROMPT).
     """
     source = prompt.instructions
-    template = _read(source)
-    values: dict[str, str] = dict(prompt.dynamic_vars) | dict(variables)
-    values |= dict.fromkeys(BUILTINS, "") | dict(builtins)
-    try:
-        text = template.render(values)
-    except LiquidError as error:
-        raise _invalid([_of_liquid(source, error)]) from None
-    except RecursionError:
-        raise _invalid([Violation(PATH, _NESTED)]) from None
-    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
-        # filters raise these on values that they do not expect
-        raise _invalid([Violation(PATH, "a filter cannot take what it is given")]) from None
+    text = _rendered(source, prompt.dynamic_vars, variables, builtins)
     named = _named(source)
     defaulted = {
         name: default
@@ -111,6 +101,23 @@ def render_prompt(
         if name in named and name not in variables and name not in BUILTINS and name not in builtins
     }
     return RenderedPrompt(text, defaulted)
+
+
+def _rendered(
+    source: str, defaults: Mapping[str, str], variables: Mapping[str, str], builtins: Mapping[str, str]
+) -> str:
+    template = _read(source)
+    values: dict[str, str] = dict(defaults) | dict(variables)
+    values |= dict.fromkeys(BUILTINS, "") | dict(builtins)
+    try:
+        return template.render(values)
+    except LiquidError as error:
+        raise _invalid([_of_liquid(source, error)]) from None
+    except RecursionError:
+        raise _invalid([Violation(PATH, _NESTED)]) from None
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
+        # filters raise these on values that they do not expect
+        raise _invalid([Violation(PATH, "a filter cannot take what it is given")]) from None
 
 
 @lru_cache(maxsize=TEMPLATES_CACHED_MAX)

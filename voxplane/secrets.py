@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,9 @@ ORDERED_SHARE_MAX = 0.5
 """Of the neighbours in a token that follow each other in the alphabet."""
 CREDENTIAL_CHARS_MIN = 16
 
+WORD_CHARS_MIN = 10
+"""Of a run of characters without a space that can be a key, or be around one."""
+
 LITERAL = "looks like a key: give a reference to it, env:NAME or file:/path"
 LITERAL_AS_KEY = "a key of this map looks like a secret: name it otherwise"
 
@@ -51,8 +55,9 @@ _VENDOR_KEY = re.compile(
     r"|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}"
     r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
     r")"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
+_PEM_BEGIN = "-----BEGIN"
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY")
 _TOKEN = re.compile(rf"[A-Za-z0-9_+/=-]{{{TOKEN_CHARS_MIN},}}")
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+")
 _PASSWORD = re.compile(r"://[^/\s:@]+:[^/\s@]{4,}@")
@@ -94,17 +99,29 @@ def parse_reference(text: str) -> SecretReference:
 
 def looks_like_key(text: str) -> bool:
     """Whether a key seems to be in the text."""
-    if _VENDOR_KEY.search(text) or _PASSWORD.search(text):
+    if _PEM_BEGIN in text and _PEM.search(text):
         return True
-    if any(_is_credential(found[1]) for found in _CREDENTIAL.finditer(text)):
+    # No other key has a space in it, and prose is mostly short words.
+    words = " ".join([word for word in text.split() if len(word) >= WORD_CHARS_MIN])
+    if _VENDOR_KEY.search(words):
         return True
-    bare = _NO_KEY.sub(" ", _ADDRESS.sub(" ", text))
-    return any(_is_random(token.group()) for token in _TOKEN.finditer(bare))
+    if "=" in words and any(_is_credential(found[1]) for found in _CREDENTIAL.finditer(words)):
+        return True
+    if "://" in words:
+        if _PASSWORD.search(words):
+            return True
+        words = _ADDRESS.sub(" ", words)
+    if not _TOKEN.search(words):
+        return False
+    return any(_is_random(token.group()) for token in _TOKEN.finditer(_NO_KEY.sub(" ", words)))
 
 
 def secret_literals(message: Message) -> list[Violation]:
     """A violation for each string within the message that looks like a key;
     paths are relative to it, and nothing says the key."""
+    # A line's end keeps them apart: none is found that is not in one of them.
+    if not looks_like_key("\n".join(_texts(message))):
+        return []
     return list(_literals(message, ""))
 
 
@@ -135,6 +152,48 @@ def _is_odd(part: str) -> bool:
 def _ordered_share(text: str) -> float:
     steps = [abs(ord(after) - ord(before)) <= 1 for before, after in pairwise(text)]
     return sum(steps) / len(steps)
+
+
+def _texts(message: Any) -> Iterator[str]:
+    """All strings within the message, keys of maps too."""
+    for field, value in message.ListFields():
+        texts = _reader(field)
+        if texts is not None:
+            yield from texts(value)
+
+
+def _one(text: str) -> Iterable[str]:
+    return (text,)
+
+
+def _all(texts: Iterable[str]) -> Iterable[str]:
+    return texts
+
+
+def _of_each(messages: Iterable[Message]) -> Iterator[str]:
+    for message in messages:
+        yield from _texts(message)
+
+
+def _of_map(entries: Mapping[Any, Any]) -> Iterator[str]:
+    for each in (*entries, *entries.values()):
+        if isinstance(each, Message):
+            yield from _texts(each)
+        elif isinstance(each, str):
+            yield each
+
+
+@cache
+def _reader(field: FieldDescriptor) -> Callable[[Any], Iterable[str]] | None:
+    """What finds the strings in a value of the field; None if there are none."""
+    inner = field.message_type
+    if inner is None:
+        if field.type != FieldDescriptor.TYPE_STRING:
+            return None
+        return _all if field.is_repeated else _one
+    if inner.GetOptions().map_entry:
+        return _of_map
+    return _of_each if field.is_repeated else _texts
 
 
 def _literals(message: Message, prefix: str) -> Iterator[Violation]:

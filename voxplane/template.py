@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 from liquid import BoundTemplate, Environment, RenderContext, StrictUndefined
@@ -18,6 +18,11 @@ from liquid.builtin.expressions.logical import ContainsExpression
 from liquid.builtin.expressions.primitive import RangeLiteral
 from liquid.exceptions import LoopIterationLimitError, ResourceLimitError
 from liquid.expression import Expression
+from liquid.lex import (
+    _tokenize_template,  # pyright: ignore[reportPrivateUsage]
+    compile_liquid_rules,
+)
+from liquid.token import Token
 
 LOOP_ITERATIONS_MAX = 1_000
 """Of all loops of a template together."""
@@ -63,6 +68,13 @@ _NAME_CHARS_SHOWN = 32
 _OPENING = re.compile(r"\{[{%]")
 _NAME = re.compile(r"-?\s*(#|\w+)")
 _ENDS = {"raw": re.compile(r"\{%-?\s*endraw\s*-?%\}"), "comment": re.compile(r"\{%-?\s*endcomment\s*-?%\}")}
+
+
+_TEXT = r".+?(?=((\{%|\{\{)(?P<rstrip>-?))|$)"
+_SAME_TEXT = r".(?:[^{\n]++|\{(?![{%])|\n(?!\Z))*+(?=(\{[{%](?P<rstrip>-?))|$)"
+"""Liquid's pattern of the text up to the next tag looks ahead at each character;
+this one takes the same in a tenth of the time."""
+_RULES = re.compile(compile_liquid_rules().pattern.replace(_TEXT, _SAME_TEXT), re.DOTALL)
 
 
 class TemplateError(Exception):
@@ -128,6 +140,10 @@ class _Liquid(Environment):
         for name in set(self.tags) - TAGS - _INTERNAL_TAGS:
             del self.tags[name]
         self.filters = {name: _bounded(name, self.filters[name]) for name in FILTERS}
+
+    def tokenizer(self) -> Callable[[str], Iterator[Token]]:
+        """Part of Environment's interface."""
+        return partial(_tokenize_template, rules=_RULES)
 
 
 class _NearEnd(Expression):

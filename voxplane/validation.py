@@ -184,5 +184,6 @@ RULE_PLACES: Mapping[str, Places] = {
     "field_constraints.items": _first_set("min_items"),
     "realtime_config.provider_when_enabled": _first_set("provider"),
     "turn_config.endpointing": _first_set("min_endpointing_delay"),
+    "get_node.agent_ids": _first_set("agent_ids"),
 }
 """By the id of each rule on a message."""

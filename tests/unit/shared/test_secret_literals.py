@@ -152,6 +152,26 @@ def test_no_text_is_slow_to_scan(text: str) -> None:
     assert time.process_time() - started < SCAN_SECONDS_MAX
 
 
+CHUNKS = st.sampled_from([*KEYS.values(), *HARMLESS]) | st.text(string.printable, max_size=40)
+
+
+@given(st.lists(CHUNKS, max_size=4), st.sampled_from(["\n", "\t", " \u2003"]))
+def test_what_stands_around_a_text_does_not_matter(texts: list[str], space: str) -> None:
+    """A key is in several texts with space between them when it is in one of them."""
+    assert looks_like_key(space.join(texts)) == any(map(looks_like_key, texts))
+
+
+@given(st.lists(CHUNKS, max_size=4), st.dictionaries(CHUNKS, CHUNKS, max_size=3))
+def test_a_message_is_scanned_like_each_of_its_strings(texts: list[str], entries: dict[str, str]) -> None:
+    """Nothing is found in a message that is in none of its strings, and nothing is missed."""
+    config = AgentConfig(prompt_config={"dynamic_vars": entries})
+    config.schema_config.fields.add().default.struct_value.update(entries)
+    config.frontend_config.fields.extend(texts)
+    found = secret_literals(config)
+    wrong = [key for key in entries if looks_like_key(key) or looks_like_key(entries[key])]
+    assert len(found) == sum(map(looks_like_key, texts)) + 2 * len(wrong)
+
+
 def test_every_string_is_scanned_and_none_repeated() -> None:
     """Violations have the paths of strings in lists, maps and JSON values; no text has the key."""
     key = KEYS["openai"]
