@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from control_plane.fleet import Fleet
-from control_plane.state import Tenants
+from control_plane.state import Tenants, TenantState
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
@@ -65,6 +65,7 @@ class Stream:
     __slots__ = (
         "_around",
         "_batch",
+        "_called",
         "_dirty",
         "_drain",
         "_ending",
@@ -100,8 +101,9 @@ class Stream:
         self._suffix = Suffix(stream_id)
         self._dirty: dict[TenantId, None] = {}
         self._batch: list[TenantId] = []
-        self._heartbeat_due = False
+        self._called = False
         self._list_again = False
+        self._heartbeat_due = False
         self._drain: Draining | None = None
         self._missing_report = 0
         self._ending: VoxplaneError | None = None
@@ -113,29 +115,32 @@ class Stream:
         """The tenant has changed; `wake` is to follow."""
         self._dirty[tenant_id] = None
 
-    def mark_all(self) -> None:
-        """All that the stream shows may have changed."""
-        self._list_again = True
-        self.wake()
-
     def heartbeat_due(self) -> None:
         """It is time for a heartbeat."""
-        self._heartbeat_due = True
+        self._heartbeat_due = self._called = True
+        self.wake()
+
+    def mark_all(self) -> None:
+        """All that the stream shows may have changed."""
+        self._list_again = self._called = True
         self.wake()
 
     def drain(self, reason: sync_pb2.DrainReason, reconnect_seconds: float) -> None:
         """Tell the client to open another stream in so many seconds."""
         self._drain = Draining(reason, reconnect_seconds)
+        self._called = True
         self.wake()
 
     def report_missing(self, sequence: int) -> None:
         """Ask the node to report everything again."""
         self._missing_report = sequence
+        self._called = True
         self.wake()
 
     def end(self, error: VoxplaneError) -> None:
         """End the stream at the next message."""
         self._ending = self._ending or error
+        self._called = True
         self.wake()
 
     def interrupt(self) -> None:
@@ -153,43 +158,34 @@ class Stream:
     async def serve(self, write: Write) -> NoReturn:
         """Send what there is to send, until the stream ends: with
         VoxplaneError, or with what `write` raises."""
+        monotonic, tenants = self._around.clock.monotonic, self._around.tenants
         self._task = asyncio.current_task()
         try:
             await self._begin()
             while True:
-                while not self._busy:
+                while not (self._dirty or self._batch or self._called):
                     await self._idle()
-                for action in self.state.receive(await self._event()):
+                if self._list_again:
+                    await self._list()
+                    continue
+                if self._called:
+                    event = self._call()
+                else:
+                    tenant_id = self._next_tenant()
+                    event = self._change(tenants.peek(tenant_id) or await tenants.get(tenant_id))
+                for action in self.state.receive(event):
                     data = self._carry_out(action)
                     if data is not None:
-                        await self._send(data, write)
+                        self.writing_since, self.unsent_bytes = monotonic(), len(data)
+                        await write(data)
+                        self.writing_since = None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._interrupted and self._ending and task is not None and not task.uncancel():
                 raise self._ending from None
             raise
         finally:
-            self._task = None
-
-    @property
-    def _busy(self) -> bool:
-        return bool(
-            self._dirty
-            or self._batch
-            or self._heartbeat_due
-            or self._ending
-            or self._list_again
-            or self._drain
-            or self._missing_report
-        )
-
-    async def _send(self, data: bytes, write: Write) -> None:
-        self.writing_since = self._around.clock.monotonic()
-        self.unsent_bytes = len(data)
-        try:
-            await write(data)
-        finally:
-            self.writing_since = None
+            self.writing_since = self._task = None
 
     async def _begin(self) -> None:
         around = self._around
@@ -200,6 +196,7 @@ class Stream:
     async def _list(self) -> None:
         """Mark all tenants that the stream is about."""
         self._list_again = False
+        self._called = bool(self._ending or self._drain or self._missing_report or self._heartbeat_due)
         tenant_ids = self.state.tenants
         if self.tenant_id == ALL_TENANTS:
             tenant_ids.update(await self._around.tenants.tenant_ids())
@@ -207,40 +204,46 @@ class Stream:
             tenant_ids.add(TenantId(self.tenant_id))
         self._dirty.update(dict.fromkeys(sorted(tenant_ids)))
 
-    async def _event(self) -> Event:
+    def _call(self) -> Event:
+        """What others have left word of; the end goes before all else."""
+        event: Event
         if self._ending:
             return Ending(self._ending)
         if self._drain:
-            drain, self._drain = self._drain, None
-            return drain
-        if self._missing_report:
-            missing, self._missing_report = self._missing_report, 0
-            return ReportMissing(missing)
-        if self._heartbeat_due:
-            self._heartbeat_due = False
-            return HeartbeatDue(self._around.clock.monotonic())
-        if self._list_again:
-            await self._list()
-        if not self._batch:
-            # In the order of arrival; what changes meanwhile waits for the
-            # next round, so that no tenant is served twice before the others.
-            self._batch = list(reversed(self._dirty))
-            self._dirty.clear()
-        return await self._state_of(self._batch.pop())
+            event, self._drain = self._drain, None
+        elif self._missing_report:
+            event, self._missing_report = ReportMissing(self._missing_report), 0
+        else:
+            event, self._heartbeat_due = HeartbeatDue(self._around.clock.monotonic()), False
+        self._called = bool(self._drain or self._missing_report or self._heartbeat_due)
+        return event
 
-    async def _state_of(self, tenant_id: TenantId) -> Event:
+    def _next_tenant(self) -> TenantId:
+        """The next tenant that has changed, in the order of arrival. What
+        changes meanwhile waits for the next round, so that no tenant is served
+        twice before the others."""
+        if not self._batch:
+            self._batch = [*self._dirty]
+            self._batch.reverse()
+            self._dirty.clear()
+        tenant_id = self._batch.pop()
+        if tenant_id not in self.pinned:
+            self._around.pins.pin(self, tenant_id)
+        return tenant_id
+
+    def _change(self, state: TenantState) -> Event:
         around = self._around
-        around.pins.pin(self, tenant_id)
-        state = around.tenants.peek(tenant_id) or await around.tenants.get(tenant_id)
         refused = NOT_REFUSED
-        if self.node_id and tenant_id in self.state.declared:
-            refused = around.fleet.refused(self.node_id, tenant_id)
-        return StateChanged(state, around.rights.permit(self.principal, tenant_id), refused)
+        if self.node_id and state.tenant_id in self.state.declared:
+            refused = around.fleet.refused(self.node_id, state.tenant_id)
+        return StateChanged(state, around.rights.permit(self.principal, state.tenant_id), refused)
 
     def _carry_out(self, action: Action) -> bytes | None:
         """Do what has to be done at once; returns what is to be sent."""
         around = self._around
         match action:
+            case Send(part, nonce):
+                return around.encoder.part(part) + self._suffix.bytes(nonce)
             case Moved(tenant_id, level, removed, nonce):
                 if self.node_id:
                     around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce)
@@ -252,16 +255,13 @@ class Stream:
             case Close(error):
                 raise error
             case _:
-                return self._message(action) + self._suffix.bytes(action.nonce)
+                return self._rare(action) + self._suffix.bytes(action.nonce)
         return None
 
-    def _message(self, action: Send | SendHeartbeat | SendDrain | SendReportRequest) -> bytes:
-        encoder = self._around.encoder
+    def _rare(self, action: SendHeartbeat | SendDrain | SendReportRequest) -> bytes:
         match action:
-            case Send(part):
-                return encoder.part(part)
             case SendHeartbeat(seconds, revisions):
-                return encoder.heartbeat(seconds, revisions)
+                return self._around.encoder.heartbeat(seconds, revisions)
             case SendDrain(reason, seconds):
                 return encode_drain(reason, seconds)
             case SendReportRequest(sequence):
@@ -271,7 +271,7 @@ class Stream:
         if not self.state.nonce:
             # There was nothing to send: a sign of life tells the client that
             # it has all there is.
-            self._heartbeat_due = True
+            self._heartbeat_due = self._called = True
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:

@@ -45,7 +45,9 @@ request says what has arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from control_plane.state import TenantState
 from control_plane.watch.planner import Planner
@@ -68,7 +70,7 @@ HEARTBEAT_TENANTS_MAX = 10_000
 AGE_SECONDS_MAX = 1_800.0
 AGE_JITTER = 0.1
 """A stream's greatest age differs from the setting by this share, at most."""
-NOT_REFUSED: Mapping[AgentName, str] = {}
+NOT_REFUSED: Mapping[AgentName, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,13 @@ class Opened:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(NamedTuple):
     """A tenant's newest state, also the first one; what the client may see of
     it, and the etags of bundles that the node has refused."""
 
     state: TenantState
     permit: Permit = EVERY_AGENT
-    refused: Mapping[AgentName, str] = field(default_factory=lambda: NOT_REFUSED)
+    refused: Mapping[AgentName, str] = NOT_REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,7 @@ class Ending:
 Event = Opened | StateChanged | HeartbeatDue | Draining | ReportMissing | Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """The client will be level with `level` when message `nonce` has come, or
     is already if there is none. It comes before the messages themselves."""
 
@@ -138,8 +138,7 @@ class Dropped:
     tenant_id: TenantId
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a message of a transfer."""
 
     part: Part
