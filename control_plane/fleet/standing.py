@@ -34,8 +34,8 @@ class Target:
 class Footing:
     """What nodes of one level and scope have to do with a target. `had` are the
     bundles that the level has just so, `later` those of which it has a later
-    one, `missing` those that it still lacks. `newest` is the greatest revision
-    of the first two. `level` are all of the level's bundles."""
+    one, `missing` those that it still lacks. Who has acknowledged `newest` has
+    acknowledged all of the first two. `level` are all of the level's bundles."""
 
     level: Mapping[AgentName, BundleRecord] | None
     had: Mapping[AgentName, BundleRecord]
@@ -119,7 +119,11 @@ def _footing(
             later.append(bundle)
         elif not reached and scope.has(bundle):
             missing.append(bundle)
-    newest = max((bundle.revision for bundle in (*had.values(), *later)), default=0)
+    newest = (
+        max((min(each.revision, level[each.name].revision) for each in (*had.values(), *later)), default=0)
+        if level
+        else 0
+    )
     return Footing(level, had, tuple(later), tuple(missing), newest)
 
 

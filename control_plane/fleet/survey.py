@@ -166,4 +166,8 @@ def survey_answers(
 
 def _has_acked(tenant: TenantRecord, bundle: BundleRecord, acked: int) -> bool:
     """Whether a node that was sent the bundle has acknowledged it."""
-    return acked >= bundle.revision or (tenant.level is not None and bundle.name in tenant.level.unsent)
+    if tenant.level is None:
+        return False
+    # The same bundle may have been sent by an earlier number.
+    sent = tenant.level.bundles[bundle.name].revision
+    return acked >= min(sent, bundle.revision) or bundle.name in tenant.level.unsent
