@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import grpc
 
+from control_plane.edge.around import Chain
 from control_plane.edge.calls import Calls
 from control_plane.edge.errors import Errors
 from control_plane.edge.validation import Validation
@@ -14,16 +15,14 @@ __all__ = ["interceptors"]
 
 
 def interceptors(*, tracing: bool) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors from the outside in.
+    """What a call passes, from the outside in.
 
     Authentication, tenant scope and role, then quota and rate limit belong
     between Errors and Validation: they raise VoxplaneError like any handler,
     and nobody pays for the validation of a call that is not permitted.
     """
-    chain: list[grpc.aio.ServerInterceptor] = [Calls(), Errors(), Validation()]
-    if tracing:
-        chain.insert(0, _tracing())
-    return chain
+    chain = Chain([Calls(), Errors(), Validation()], generators=tracing)
+    return [_tracing(), chain] if tracing else [chain]
 
 
 def _tracing() -> grpc.aio.ServerInterceptor:

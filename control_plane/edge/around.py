@@ -1,10 +1,10 @@
-"""Interceptors as one function around a call, whatever its kind."""
+"""Functions around a call, whatever its kind, as one interceptor."""
 
 from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,11 +14,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Proceed = Callable[[Any], Awaitable[Any]]
 
 
-class Around(grpc.aio.ServerInterceptor, abc.ABC):
-    """Calls `around` for each call of a method of ours or of gRPC's own."""
-
-    def __init__(self) -> None:
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+class Around(abc.ABC):
+    """Something that is done around each call of a method of ours or of
+    gRPC's own."""
 
     @abc.abstractmethod
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
@@ -27,6 +25,17 @@ class Around(grpc.aio.ServerInterceptor, abc.ABC):
         `request` is a message, or an iterator of messages where the client
         streams. The result is the response, or None where the server streams.
         """
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """All that is done around a call, the first outermost, as one interceptor:
+    a stream holds one frame of each for as long as it is open. `generators`
+    makes every server stream a generator."""
+
+    def __init__(self, layers: Sequence[Around], *, generators: bool) -> None:
+        self._layers = tuple(reversed(layers))
+        self._generators = generators
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -46,43 +55,59 @@ class Around(grpc.aio.ServerInterceptor, abc.ABC):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         make, behaviour = _kind(handler)
+        outer: Callable[[Any, Context], Any] = self._bind(method, behaviour)
         if handler.response_streaming:
-            outer: Callable[[Any, Context], Any] = self._streaming(method, behaviour)
-        else:
-            outer = self._unary(method, behaviour)
+            outer = self._bind(method, _written(behaviour))
+            if self._generators:
+                outer = _generator(outer)
         return make(
             outer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
+    def _bind(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
         async def serve(request: Any, context: Context) -> Any:
-            return await self.around(method, request, context, lambda passed: behaviour(passed, context))
+            def innermost(passed: Any) -> Any:
+                return behaviour(passed, context)
+
+            proceed: Proceed = innermost
+            for layer in self._layers:
+                proceed = _step(layer, method, context, proceed)
+            return await proceed(request)
 
         return serve
 
-    def _streaming(
-        self, method: str, behaviour: Callable[[Any, Context], Any]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
-            async def proceed(passed: Any) -> None:
-                served = behaviour(passed, context)
-                if not inspect.isasyncgen(served):
-                    await served
-                    return
-                try:
-                    async for message in served:
-                        await context.write(message)
-                finally:
-                    await served.aclose()
 
-            await self.around(method, request, context, proceed)
-            # A generator, as OpenTelemetry's interceptor takes nothing else.
-            for nothing in ():
-                yield nothing
+def _step(layer: Around, method: str, context: Context, proceed: Proceed) -> Proceed:
+    return lambda request: layer.around(method, request, context, proceed)
 
-        return serve
+
+def _written(behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Awaitable[None]]:
+    """A server stream whose messages are written to the context."""
+    if not inspect.isasyncgenfunction(behaviour):
+        return behaviour
+
+    async def serve(request: Any, context: Context) -> None:
+        served = behaviour(request, context)
+        try:
+            async for message in served:
+                await context.write(message)
+        finally:
+            await served.aclose()
+
+    return serve
+
+
+def _generator(serve: Callable[[Any, Context], Any]) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    """A generator of nothing, as OpenTelemetry's interceptor takes nothing else."""
+
+    async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
+        await serve(request, context)
+        for nothing in ():
+            yield nothing
+
+    return generator
 
 
 def _kind(handler: Handler) -> tuple[Callable[..., Handler], Callable[[Any, Context], Any]]:
