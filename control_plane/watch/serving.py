@@ -158,6 +158,9 @@ class Stream:
     async def serve(self, write: Write) -> NoReturn:
         """Send what there is to send, until the stream ends: with
         VoxplaneError, or with what `write` raises."""
+        event: Event | None
+        action: Action | None
+        data: bytes | None
         monotonic, tenants = self._around.clock.monotonic, self._around.tenants
         self._task = asyncio.current_task()
         try:
@@ -179,6 +182,8 @@ class Stream:
                         self.writing_since, self.unsent_bytes = monotonic(), len(data)
                         await write(data)
                         self.writing_since = None
+                # While it waits, the stream holds no message and no old state.
+                event = action = data = None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._interrupted and self._ending and task is not None and not task.uncancel():
