@@ -86,7 +86,9 @@ def _show(status: relay_pb2.GetNodeStatusResponse) -> None:
     if status.tenant_count > len(status.tenants):
         out.print(f"  and {status.tenant_count - len(status.tenants)} more tenants")
     for refused in status.refused:
-        runs = f"goes on with revision {refused.runs_revision}" if refused.runs_revision else "cannot be called"
+        runs = (
+            f"goes on with revision {refused.runs_revision}" if refused.runs_revision else "cannot be called"
+        )
         out.print(
             f"[red]refused[/] {refused.name} revision {refused.refused_revision}, {runs}: "
             f"{escape(refused.error.message)}"

@@ -266,8 +266,8 @@ def test_what_the_server_asks_for_is_bounded(asked: float) -> None:
 
 
 def test_a_node_of_a_taken_id_waits_long() -> None:
-    """A node whose stream another of its id took over waits a minute at least, longer each time, also
-    if its streams were in step in between; and says so."""
+    """A node whose stream another of its id took over waits minutes, longer each time, also if its
+    streams were in step in between; and says so."""
     protocol, server = in_step()
     waits: list[float] = []
     for step in range(7):

@@ -159,7 +159,7 @@ async def test_a_refused_request_is_not_repeated(tmp_path: Path) -> None:
 
 
 async def test_a_node_whose_id_is_taken_waits_long_and_says_so(tmp_path: Path) -> None:
-    """NODE_REPLACED is counted, and the next stream comes no sooner than in a minute."""
+    """NODE_REPLACED is counted, and the next stream does not come within a minute."""
     replaced = VoxplaneError(reason_pb2.ERROR_REASON_NODE_REPLACED, "a newer stream has node_id n1")
     async with running_client(tmp_path, [[transfer(FIRST, "s1"), replaced], []]) as client:
         await got(client)
