@@ -72,8 +72,9 @@ def far_watchers(tenants: Sequence[str]) -> list[Spec]:
 @dataclass(slots=True)
 class Options:
     """How large a run is. `snapshot_commits` and `part_bytes` are for the
-    server, see served.py; `shims` puts faults of the disk and the clock under
-    it."""
+    server, and with `mistakes` it makes some, see served.py; `shims` puts
+    faults of the disk and the clock under it. Clients are waited for so long
+    as `settle_seconds_max` when all is left alone."""
 
     seed: int
     tenants: list[str] = field(default_factory=lambda: ["red", "green", "blue"])
@@ -87,6 +88,8 @@ class Options:
     part_bytes: int = 0
     history_entries_max: int = 0
     shims: bool = False
+    mistakes: bool = False
+    settle_seconds_max: float = SETTLE_SECONDS_MAX
 
 
 class Scenario:
@@ -149,7 +152,7 @@ class Scenario:
     async def settle(self) -> list[Final]:
         """Wait until all clients have the newest state, or for too long;
         returns what they have."""
-        deadline = time.monotonic() + SETTLE_SECONDS_MAX
+        deadline = time.monotonic() + self.options.settle_seconds_max
         while True:
             await self.read_log()
             finals = [final for crowd in self.crowds.values() for final in await crowd.finals()]
@@ -162,7 +165,7 @@ class Scenario:
     async def ask_the_server(self) -> list[Record]:
         """What the server says of itself at the end."""
         records: list[Record] = []
-        picky = {"picky"}
+        picky, longest = {"picky"}, self.options.settle_seconds_max
         async with connect(self.site.address) as channel:
             for tenant in self.options.tenants:
                 answer = await sync_grpc.ConfigSyncServiceStub(channel).FetchConfig(
@@ -179,7 +182,7 @@ class Scenario:
                     )
                 )
                 request = nodes_pb2.WaitForConvergenceRequest(tenant_id=tenant)
-                request.timeout.FromSeconds(CONVERGE_SECONDS_MAX)
+                request.timeout.FromNanoseconds(int(1e9 * min(CONVERGE_SECONDS_MAX, longest)))
                 waited = await nodes_grpc.NodeServiceStub(channel).WaitForConvergence(
                     request, timeout=2 * CONVERGE_SECONDS_MAX
                 )
@@ -204,6 +207,7 @@ async def scenario(folder: Path, options: Options) -> AsyncGenerator[Scenario]:
         run = Scenario(folder, options, site, Recorder(out))
         _put_faults_under(run)
         site.environment["ROBUSTNESS_SNAPSHOT_COMMITS"] = str(options.snapshot_commits)
+        site.environment["ROBUSTNESS_MISTAKES"] = "1" if options.mistakes else ""
         site.environment["ROBUSTNESS_PART_BYTES"] = str(options.part_bytes)
         stack.push_async_callback(_end_server, run)
         await site.start()

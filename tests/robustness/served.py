@@ -2,7 +2,8 @@
 
 ROBUSTNESS_SNAPSHOT_COMMITS is how many commits lie between two snapshots, and
 so how often history is trimmed; ROBUSTNESS_PART_BYTES is from where on a
-transfer comes in several messages. 0 leaves them as they are.
+transfer comes in several messages. 0 leaves them as they are. With
+ROBUSTNESS_MISTAKES the server makes those of mistakes.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from control_plane import server
 from control_plane.state import tenants
 from control_plane.watch import Hub, WatchSettings
+from tests.robustness.mistakes import ForgetfulTenants, LossyConfigSync
 from voxplane.cli import main
 
 _PART_BYTES = int(os.environ.get("ROBUSTNESS_PART_BYTES", "0"))
@@ -36,4 +38,7 @@ if __name__ == "__main__":
         tenants.SNAPSHOT_COMMITS = _SNAPSHOT_COMMITS
     if _PART_BYTES:
         server.Hub = HubOfSmallParts
+    if os.environ.get("ROBUSTNESS_MISTAKES"):
+        server.Tenants = ForgetfulTenants
+        server.ConfigSyncService = LossyConfigSync
     main()

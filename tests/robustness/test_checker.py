@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @given(SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_a_good_history_is_accepted(seed: int) -> None:
     """The checker raises no false alarm."""
     assert check(Simulation(seed).run()).violations == []
@@ -36,7 +36,7 @@ def test_good_histories_touch_every_property() -> None:
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 @given(seed=SEEDS, chance=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_a_planted_error_is_found(plant: Plant, seed: int, chance: int) -> None:
     """Each error is found, wherever it is planted, as what it is."""
     planted = plant(Simulation(seed).run(), random.Random(chance))

@@ -13,6 +13,7 @@ from tests.robustness import actions
 from tests.robustness.actions import PROXY_ACTIONS, STOPS, Action
 from tests.robustness.check import table
 from tests.robustness.faults.shims import why_not
+from tests.robustness.findings import Property
 from tests.robustness.history import History, Received
 from tests.robustness.scenario import Options, Scenario, judge, scenario
 
@@ -105,3 +106,12 @@ async def test_many_clients_come_back_together(tmp_path: Path) -> None:
 
     options = Options(15, writers=2, pause_seconds=0.3, crowd=STORM_CLIENTS)
     await _held(tmp_path, options, kill_under_a_crowd)
+
+
+async def test_a_server_that_makes_mistakes_is_found_out(tmp_path: Path) -> None:
+    """Of a real server that now and then loses a commit, a message or the newest state, each is found."""
+    options = Options(16, mistakes=True, settle_seconds_max=1.0)
+    async with scenario(tmp_path, options) as run:
+        await run.pause(2.0, 2.0)
+    _, findings = judge(run)
+    assert findings.violated >= {Property.DURABLE, Property.LINEARIZABLE, Property.TRUTHFUL}
