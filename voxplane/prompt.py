@@ -49,6 +49,13 @@ VIOLATIONS_MAX = 20
 BUILTINS = ("tenant_id", "agent_id", "session_id", "user_id")
 """Variables that every call has."""
 PATH = "prompt_config.instructions"
+SHORT_BYTES_MAX = 20 * 1024
+SHORT_TAGS_MAX = 32
+SHORT_TAG_CHARS_MAX = 1_000
+_TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_LONG_WORK = re.compile(
+    r"\.\.|\b(?:for|split|join|sort|sort_natural|uniq|compact|concat|reverse|replace|replace_first|remove|times|date)\b"
+)
 _ANY_CALL = {name: f"a-{name}" for name in BUILTINS}
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
@@ -68,6 +75,17 @@ class RenderedPrompt:
 
     text: str
     defaulted: dict[str, str]
+
+
+def is_long_to_check(prompt: agent_config_pb2.PromptConfig) -> bool:
+    """Whether check_prompt may take more than a few milliseconds: a long text,
+    much in tags, or what makes or walks lists."""
+    if prompt.ByteSize() > SHORT_BYTES_MAX:
+        return True
+    tags = _TAG.findall(prompt.instructions)
+    if len(tags) > SHORT_TAGS_MAX or sum(map(len, tags)) > SHORT_TAG_CHARS_MAX:
+        return True
+    return any(_LONG_WORK.search(tag) for tag in tags)
 
 
 def check_prompt(prompt: agent_config_pb2.PromptConfig) -> None:

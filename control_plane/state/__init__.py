@@ -1,6 +1,6 @@
 """Tenant state: the log applied, and the one way to change it."""
 
-from control_plane.state.decision import Act, Decide, Decision
+from control_plane.state.decision import Act, Decide, Decision, Postponed
 from control_plane.state.pipeline import Change
 from control_plane.state.tenant_state import (
     AgentRecord,
@@ -20,6 +20,7 @@ __all__ = [
     "Change",
     "Decide",
     "Decision",
+    "Postponed",
     "TenantState",
     "Tenants",
     "apply",

@@ -34,5 +34,14 @@ class Act:
     now: float
 
 
+class Postponed(Exception):
+    """A decision has to know what takes long to find out. `find_out` does that,
+    on any thread; it does not raise, and after it the decision can be made."""
+
+    def __init__(self, find_out: Callable[[], None]) -> None:
+        super().__init__("it takes long to decide")
+        self.find_out = find_out
+
+
 Decide = Callable[[TenantState, Act], Decision[ResponseT]]
-"""A decision with its request bound. Pure; raises VoxplaneError."""
+"""A decision with its request bound. Pure; raises VoxplaneError and Postponed."""

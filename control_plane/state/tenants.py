@@ -11,7 +11,7 @@ from typing import Generic
 import structlog
 from google.protobuf.message import Message
 
-from control_plane.state.decision import Act, Decide, ResponseT
+from control_plane.state.decision import Act, Decide, Postponed, ResponseT
 from control_plane.state.load import load, replay
 from control_plane.state.pipeline import Change, Pipeline, Submitted
 from control_plane.state.request_ids import (
@@ -79,6 +79,7 @@ class Tenants:
         self._no_ops = NoOpAnswers(clock)
         self._rewound = Rewound(clock)
         self._snapshots: dict[TenantId, asyncio.Task[None]] = {}
+        self._finding_out = asyncio.Lock()
 
     async def get(self, tenant_id: TenantId) -> TenantState:
         """The tenant's state, loaded if need be; revision 0 if it has none.
@@ -140,8 +141,7 @@ class Tenants:
         REVISION_CONFLICT and STORE_UNAVAILABLE.
         """
         if is_validate_only(request):
-            state = await self.get(tenant_id)
-            return decide(state, self._act(state, principal)).response
+            return await self._would_be(tenant_id, decide, principal)
         request_id = request_id_of(request)
         asked = fingerprint(method, request) if request_id else b""
         call = _Call(tenant_id, decide, answer, method, principal, request_id, asked)
@@ -197,6 +197,9 @@ class Tenants:
             act = self._act(pipeline.tip, call.principal)
             try:
                 decision = call.decide(pipeline.tip, act)
+            except Postponed as postponed:
+                await self._find_out(postponed)
+                continue
             except VoxplaneError:
                 if await _came_true(last):
                     raise
@@ -225,11 +228,22 @@ class Tenants:
             except DuplicateRequest as duplicate:
                 return call.answer.FromString((await self._repeated(call, duplicate.answer)).response)
             return decision.response
-        raise VoxplaneError(
-            reason_pb2.ERROR_REASON_REVISION_CONFLICT,
-            f"others changed the tenant {COMMIT_ATTEMPTS_MAX} times meanwhile; try again",
-            retry_after=STORE_RETRY_SECONDS,
-        )
+        raise _too_many_changes()
+
+    async def _would_be(self, tenant_id: TenantId, decide: Decide[ResponseT], principal: str) -> ResponseT:
+        """The answer if it were committed."""
+        for _ in range(COMMIT_ATTEMPTS_MAX):
+            state = await self.get(tenant_id)
+            try:
+                return decide(state, self._act(state, principal)).response
+            except Postponed as postponed:
+                await self._find_out(postponed)
+        raise _too_many_changes()
+
+    async def _find_out(self, postponed: Postponed) -> None:
+        # One at a time: what runs beside the loop takes its time from it.
+        async with self._finding_out:
+            await asyncio.to_thread(postponed.find_out)
 
     async def _repeated(self, call: _Call[ResponseT], first: Answer) -> Answer:
         """The first answer, once what it tells of is served."""
@@ -272,6 +286,14 @@ class Tenants:
             _log.warning(
                 "snapshot not saved", tenant_id=state.tenant_id, revision=state.revision, error=str(error)
             )
+
+
+def _too_many_changes() -> VoxplaneError:
+    return VoxplaneError(
+        reason_pb2.ERROR_REASON_REVISION_CONFLICT,
+        f"others changed the tenant {COMMIT_ATTEMPTS_MAX} times meanwhile; try again",
+        retry_after=STORE_RETRY_SECONDS,
+    )
 
 
 async def _came_true(last: Submitted | None) -> bool:
