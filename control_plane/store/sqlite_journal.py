@@ -27,7 +27,8 @@ from control_plane.store.sqlite_file import BUSY_SECONDS_MAX, LockedFile, heads_
 GENERATION_BYTES = 16 * 1024 * 1024
 """Written to the journal, by a rough count, before it is emptied."""
 TRANSACTION_BYTES = 40 * 1024
-"""What a transaction takes, beyond its payload."""
+COMMIT_BYTES = 4 * 1024
+"""What a transaction, and a commit in it, takes beyond the payload."""
 READERS_MILLISECONDS_MAX = 200
 """For how long writers wait until readers let the journal be emptied."""
 TURN_BYTES = 4
@@ -115,7 +116,7 @@ class Journal:
     def written(self, commits: int, size: int) -> None:
         """Note that a transaction has made so many commits, of so many bytes."""
         self._commits += commits
-        self._bytes += size + TRANSACTION_BYTES
+        self._bytes += size + TRANSACTION_BYTES + commits * COMMIT_BYTES
 
     def in_doubt(self, commits: int) -> None:
         """Note that so many commits may have been made."""
