@@ -35,7 +35,7 @@ TURN_BYTES = 4
 
 _NAME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('generation', ?), ('turn', ?)"
 """A row that is what it was would not be written; a turn is never the same."""
-_Place = tuple[tuple[int, int], ...]
+_Place = tuple[int, ...]
 
 
 class Journal:
@@ -45,6 +45,7 @@ class Journal:
     def __init__(self, file: LockedFile) -> None:
         self._path = file.path
         self._journal = file.path.with_name(file.path.name + "-wal")
+        self._names = str(self._path), str(self._journal)
         self._epoch = file.epoch
         self._generations = file.generations
         self._place: _Place = ()
@@ -167,9 +168,10 @@ class Journal:
 
     def _find(self) -> _Place:
         try:
-            return tuple((found.st_dev, found.st_ino) for found in map(os.stat, (self._path, self._journal)))
+            file, journal = os.stat(self._names[0]), os.stat(self._names[1])
         except FileNotFoundError:
             return ()
+        return file.st_dev, file.st_ino, journal.st_dev, journal.st_ino
 
 
 def _number(connection: sqlite3.Connection, statement: str) -> int:
