@@ -5,6 +5,7 @@ from __future__ import annotations
 from control_plane.services.decisions.change import AgentChange, check_etag, find, find_for_change
 from control_plane.services.decisions.check import check
 from control_plane.state import Act, AgentRecord, Decision, TenantState
+from voxplane.digest import content_hash
 from voxplane.errors import VoxplaneError
 from voxplane.names import LIVE, AgentId, agent_name
 from voxplane.v1 import agent_pb2
@@ -41,7 +42,7 @@ def create_agent(
     )
     agent.create_time.FromNanoseconds(round(act.now * 1e9))
     change = AgentChange(state, AgentRecord(agent, {}), act)
-    version = change.publish(request.config, request.note)
+    version = change.publish(request.config, content_hash(request.config), request.note)
     change.point(LIVE, version.number)
     mutations = change.mutations()
     response = service_pb2.CreateAgentResponse(

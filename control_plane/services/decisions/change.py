@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from control_plane.state import Act, AgentRecord, TenantState
-from voxplane.digest import ETAG_CHARS, content_hash
+from voxplane.digest import ETAG_CHARS
 from voxplane.errors import VoxplaneError
 from voxplane.names import AgentId, agent_name
 from voxplane.storage.v1 import log_pb2
@@ -23,34 +26,39 @@ class AgentChange:
     def __init__(self, state: TenantState, record: AgentRecord, act: Act) -> None:
         self._state = state
         self._act = act
+        self._record = record
         self._revision = state.revision + 1
-        self._versions = dict(record.versions)
-        self._mutations: list[log_pb2.Mutation] = []
+        self._time = Timestamp()
+        self._time.FromNanoseconds(round(act.now * 1e9))
+        self._published: list[log_pb2.Mutation] = []
         self.agent = agent_pb2.Agent()
         self.agent.CopyFrom(record.agent)
 
     def revision(self) -> revision_pb2.Revision:
         """The revision that the commit will make."""
         message = revision_pb2.Revision(number=self._revision, epoch=self._state.epoch)
-        message.commit_time.FromNanoseconds(self._nanoseconds())
+        message.commit_time.CopyFrom(self._time)
         return message
 
-    def publish(self, config: agent_config_pb2.AgentConfig, note: str) -> agent_pb2.AgentVersion:
-        """Make a version; no alias points at it yet."""
+    def publish(
+        self, config: agent_config_pb2.AgentConfig, content_hash: str, note: str
+    ) -> agent_pb2.AgentVersion:
+        """Make a version of a config, whose hash is given; no alias points at
+        it yet."""
         self.agent.latest_version += 1
-        version = agent_pb2.AgentVersion(
-            tenant_id=self.agent.tenant_id,
-            agent_id=self.agent.agent_id,
-            number=self.agent.latest_version,
-            config=config,
-            content_hash=content_hash(config),
-            note=note,
-            author=self._act.principal,
-            revision=self._revision,
-        )
-        version.create_time.FromNanoseconds(self._nanoseconds())
-        self._versions[version.number] = version
-        self._put(log_pb2.Resource(agent_version=version))
+        mutation = log_pb2.Mutation()
+        # Made where it will be, as each copy costs.
+        version = mutation.put.agent_version
+        version.tenant_id = self.agent.tenant_id
+        version.agent_id = self.agent.agent_id
+        version.number = self.agent.latest_version
+        version.config.CopyFrom(config)
+        version.content_hash = content_hash
+        version.note = note
+        version.author = self._act.principal
+        version.revision = self._revision
+        version.create_time.CopyFrom(self._time)
+        self._published.append(mutation)
         return version
 
     def point(self, alias: str, number: int) -> None:
@@ -69,37 +77,33 @@ class AgentChange:
 
     def delete(self) -> None:
         """Take the agent out of use."""
-        self.agent.delete_time.FromNanoseconds(self._nanoseconds())
+        self.agent.delete_time.CopyFrom(self._time)
 
     def mutations(self) -> list[log_pb2.Mutation]:
         """What is to be committed. Ends the change: the agent has its new
         etag, and versions beyond the bound are gone."""
         agent = self.agent
         agent.revision = self._revision
-        agent.update_time.FromNanoseconds(self._nanoseconds())
+        agent.update_time.CopyFrom(self._time)
         agent.ClearField("etag")
         agent.etag = hashlib.sha256(agent.SerializeToString(deterministic=True)).hexdigest()[:ETAG_CHARS]
-        head = log_pb2.Mutation(put=log_pb2.Resource(agent=agent))
-        return [head, *self._mutations, *self._expired()]
+        head = log_pb2.Mutation()
+        head.put.agent.CopyFrom(agent)
+        return [head, *self._published, *self._expired()]
 
     def _expired(self) -> list[log_pb2.Mutation]:
         """Deletes of the versions that are neither among the newest nor
         within an alias' reach, by rollback too."""
-        beyond = len(self._versions) - VERSIONS_PER_AGENT_MAX
+        published = [mutation.put.agent_version.number for mutation in self._published]
+        beyond = len(self._record.versions) + len(published) - VERSIONS_PER_AGENT_MAX
         if beyond <= 0:
             return []
         reached: set[int] = set()
         for alias in self.agent.aliases.values():
             reached |= {alias.version, *alias.history}
-        oldest = sorted(self._versions)[:beyond]
+        oldest = heapq.nsmallest(beyond, (*self._record.versions, *published))
         name = f"agents/{self.agent.agent_id}/versions"
         return [log_pb2.Mutation(delete=f"{name}/{number}") for number in oldest if number not in reached]
-
-    def _put(self, resource: log_pb2.Resource) -> None:
-        self._mutations.append(log_pb2.Mutation(put=resource))
-
-    def _nanoseconds(self) -> int:
-        return round(self._act.now * 1e9)
 
 
 def find(state: TenantState, agent_id: str) -> AgentRecord:

@@ -94,16 +94,16 @@ def _clear(message: Message, path: Sequence[str]) -> None:
 
 def _take(target: Message, source: Message, path: Sequence[str]) -> None:
     name, *rest = path
+    field = target.DESCRIPTOR.fields_by_name[name]
     if rest:
         _take(_child(target, name), _child(source, name), rest)
-        return
-    only = type(source)()
-    only.CopyFrom(source)
-    for field, _ in source.ListFields():
-        if field.name != name:
-            only.ClearField(field.name)
-    target.ClearField(name)
-    target.MergeFrom(only)
+    elif field.is_repeated:
+        target.ClearField(name)
+        getattr(target, name).MergeFrom(getattr(source, name))
+    elif field.message_type is not None:
+        _child(target, name).CopyFrom(_child(source, name))
+    else:
+        setattr(target, name, getattr(source, name))
 
 
 def _child(message: Message, name: str) -> Message:

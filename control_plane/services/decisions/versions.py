@@ -35,9 +35,9 @@ def update_agent_config(
     base = aliased_version(record, alias)
     config = merge(base.config, request.config, request.update_mask.paths, "update_mask")
     made = _publish(state, record, act, base, config, request.note, None if request.draft else alias)
-    response = service_pb2.UpdateAgentConfigResponse(
-        agent=made.agent, version=made.version, revision=made.revision
-    )
+    response = service_pb2.UpdateAgentConfigResponse(revision=made.revision)
+    response.agent.CopyFrom(made.agent)
+    response.version.CopyFrom(made.version)
     return Decision(made.mutations, response)
 
 
@@ -118,11 +118,12 @@ def _publish(
     alias: str | None,
 ) -> _Published:
     """Publish `config`, which was made out of `base`, unless it is the same."""
-    if content_hash(config) == base.content_hash:
+    content = content_hash(config)
+    if content == base.content_hash:
         return _Published([], record.agent, base, state.revision_message())
     check(config)
     change = AgentChange(state, record, act)
-    version = change.publish(config, note)
+    version = change.publish(config, content, note)
     if alias is not None:
         change.point(alias, version.number)
     return _Published(change.mutations(), change.agent, version, change.revision())
