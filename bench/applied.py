@@ -20,8 +20,8 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import percentile
 from bench.processes import READY_SECONDS_MAX, command, server
-from bench.watch import percentile
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import agent_service_pb2 as agents_pb2

@@ -1,148 +1,193 @@
-"""WatchConfig fan-out: `python -m bench.watch [--streams 100,1000] [--changes 50]`.
+"""Voxplane beside etcd: `python -m bench.watch [--quick]`.
 
-A real server process with a durable commit, a load process with one stream a
-connection, and this process, which makes the next change when all streams have
-the last. Times are from the call of UpdateAgentConfig.
+Both are real processes on this machine, with a durable commit each (SQLite,
+synchronous=FULL; etcd's default), driven by one load client in Go with the
+same settings: a connection and a stream for each client, payloads not parsed.
+The next change is made when all have the last; times are from before the call
+that commits. Rounds are interleaved; figures are medians of the rounds. As
+other load moves all figures, look at the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import statistics
-import sys
-import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench.processes import Running, server
-from voxplane.v1 import agent_service_pb2 as agents_pb2
-from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
+from bench.building import build
+from bench.load_client import CommitsResult, FanResult, Subject, load
+from bench.processes import raise_file_limit, run
+from bench.rows import Rounds, Row, Size, commit_rows, fan_rows, silent_rows
 
-ROUND_SECONDS_MAX = 60.0
-PAYLOAD_BYTES = (2_000, 16_000)
-TENANT = "bench"
-WARM_UP_CHANGES = 5
+OPEN_FILES = 12_000
+WRITERS = (1, 64)
+WRITER_BYTES = 2_000
+SILENT = Size(1_000, 16_000, 10)
+WIDTH = 132
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; times in ms, memory in KB."""
+class Effort:
+    """How much is measured. By streams: changes, and changes with reports."""
 
-    streams: int
-    payload: int
-    arrive_ms: float
-    ack: list[float]
-    all_have: list[float]
-    cpu_us: float
-    stream_kb: float
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value that `share` of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    rounds: int
+    streams: tuple[int, ...]
+    payloads: tuple[int, ...]
+    changes: dict[int, int]
+    reports: dict[int, int]
+    reconnects: int
+    commit_seconds: int
 
 
-def _request(payload: int, change: int) -> agents_pb2.UpdateAgentConfigRequest:
-    request = agents_pb2.UpdateAgentConfigRequest(tenant_id=TENANT, agent_id="fan-out")
-    text = f"Change {change}. Be kind and brief. "
-    request.config.prompt_config.instructions = (text * (payload // len(text) + 1))[:payload]
-    request.update_mask.paths.append("prompt_config.instructions")
-    return request
+FULL = Effort(
+    3,
+    (100, 1_000, 5_000),
+    (2_000, 16_000),
+    {100: 100, 1_000: 40, 5_000: 12},
+    {100: 20, 1_000: 10, 5_000: 3},
+    2,
+    3,
+)
+QUICK = Effort(
+    1, (100, 1_000), (2_000, 16_000), {100: 50, 1_000: 20, 5_000: 6}, {100: 10, 1_000: 5, 5_000: 2}, 1, 2
+)
 
 
-async def _create(stub: agents_grpc.AgentServiceAsyncStub) -> None:
-    request = agents_pb2.CreateAgentRequest(tenant_id=TENANT, agent_id="fan-out")
-    request.config.llm_config.provider = "offline"
-    request.config.prompt_config.instructions = "Begin. " * 100
-    await stub.CreateAgent(request)
+def _near(by_streams: dict[int, int], streams: int) -> int:
+    return by_streams[min(by_streams, key=lambda size: abs(size - streams))]
 
 
-async def _round(lines: asyncio.StreamReader) -> float:
-    return float(await asyncio.wait_for(lines.readline(), ROUND_SECONDS_MAX))
-
-
-async def _measure(running: Running, streams: int, payload: int, changes: int) -> Row:
-    load = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "bench.watch_load", "--address", running.address, "--tenant", TENANT),
-        *("--streams", str(streams)),
-        stdout=asyncio.subprocess.PIPE,
+async def _fan(subject: Subject, size: Size, effort: Effort) -> FanResult:
+    reports = _near(effort.reports, size.streams) if subject == "voxplane" and not size.silent else 0
+    said = await load(
+        subject,
+        "fan",
+        *("-streams", str(size.streams), "-silent", str(size.silent), "-payload", str(size.payload)),
+        *("-changes", str(_near(effort.changes, size.streams)), "-reports", str(reports)),
+        *("-reconnects", str(0 if size.silent else effort.reconnects)),
     )
-    assert load.stdout is not None
-    try:
-        before, began = running.rss_kb(), time.time()
-        arrived = await _round(load.stdout)
-        stream_kb = (running.rss_kb() - before) / streams
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            stub = agents_grpc.AgentServiceStub(channel)
-            ack: list[float] = []
-            all_have: list[float] = []
-            cpu = 0.0
-            for change in range(WARM_UP_CHANGES + changes):
-                if change == WARM_UP_CHANGES:
-                    cpu = running.cpu_seconds()
-                    ack.clear()
-                    all_have.clear()
-                sent = time.time()
-                await stub.UpdateAgentConfig(_request(payload, change))
-                ack.append((time.time() - sent) * 1e3)
-                all_have.append((await _round(load.stdout) - sent) * 1e3)
-            cpu_us = (running.cpu_seconds() - cpu) * 1e6 / changes / streams
-    finally:
-        load.kill()
-        await load.wait()
-    return Row(streams, payload, (arrived - began) * 1e3, ack, all_have, cpu_us, stream_kb)
+    return FanResult.model_validate_json(said)
 
 
-async def _main(sizes: list[int], changes: int) -> list[Row]:
-    rows: list[Row] = []
-    for streams in sizes:
-        for payload in PAYLOAD_BYTES:
-            with tempfile.TemporaryDirectory() as folder:
-                async with server(Path(folder)) as running:
-                    async with grpc.aio.insecure_channel(running.address) as channel:
-                        await _create(agents_grpc.AgentServiceStub(channel))
-                    rows.append(await _measure(running, streams, payload, changes))
-    return rows
+async def _commits(subject: Subject, writers: int, effort: Effort) -> CommitsResult:
+    said = await load(
+        subject,
+        "commits",
+        *("-writers", str(writers), "-duration", f"{effort.commit_seconds}s", "-payload", str(WRITER_BYTES)),
+    )
+    return CommitsResult.model_validate_json(said)
 
 
-def _print(rows: list[Row]) -> None:
-    table = Table(title="WatchConfig: one change to all streams, durable SQLite commit included")
-    for column in (
-        "streams",
-        "payload",
-        "all synced",
-        "commit p50 / p99",
-        "all have it p50 / p99",
-        "CPU per delivery",
-        "RSS per stream",
-    ):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row.streams:,}",
-            f"{row.payload // 1000} KB",
-            f"{row.arrive_ms:,.0f} ms",
-            f"{statistics.median(row.ack):.1f} / {percentile(row.ack, 0.99):.1f} ms",
-            f"{statistics.median(row.all_have):.1f} / {percentile(row.all_have, 0.99):.1f} ms",
-            f"{row.cpu_us:.0f} µs",
-            f"{row.stream_kb:.0f} KB",
+def sizes(effort: Effort) -> list[Size]:
+    """The sizes to measure, small ones first."""
+    found = [Size(streams, payload) for streams in effort.streams for payload in effort.payloads]
+    if Size(SILENT.streams, SILENT.payload) in found:
+        found.insert(found.index(Size(SILENT.streams, SILENT.payload)) + 1, SILENT)
+    return found
+
+
+def subjects(size: Size) -> tuple[Subject, ...]:
+    """Who is measured at a size, in turn."""
+    with_ads = size.streams == 1_000 and not size.silent
+    return ("voxplane", "etcd", "ads") if with_ads else ("voxplane", "etcd")
+
+
+async def measure(effort: Effort) -> Rounds:
+    """All rounds. Raises BenchError."""
+    raise_file_limit(OPEN_FILES)
+    await build()
+    rounds = Rounds()
+    for number in range(effort.rounds):
+        began = time.monotonic()
+        for size in sizes(effort):
+            for subject in subjects(size):
+                rounds.fans[(subject, size)].append(await _fan(subject, size, effort))
+        for writers in WRITERS:
+            for subject in ("voxplane", "etcd"):
+                rounds.commits[(subject, writers)].append(await _commits(subject, writers, effort))
+        print(f"round {number + 1} of {effort.rounds}: {time.monotonic() - began:.0f} s", flush=True)
+    return rounds
+
+
+def _sections(rounds: Rounds, effort: Effort) -> Iterator[tuple[str, Iterable[Row]]]:
+    for size in sizes(effort):
+        if size.silent:
+            yield size.title, silent_rows(rounds, size, Size(size.streams, size.payload))
+        else:
+            yield size.title, fan_rows(rounds, size)
+    for writers in WRITERS:
+        yield (
+            f"{writers} writer{'s' * (writers > 1)}, 2 KB, through the whole edge",
+            commit_rows(rounds, writers),
         )
-    Console(width=120).print(table)
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    text = f"{value:,.1f}" if abs(value) < 100 and unit in ("ms", "µs", "KB") else f"{value:,.0f}"
+    return f"{text} {unit}".rstrip()
+
+
+def table(rounds: Rounds, effort: Effort) -> Table:
+    """The table of all figures."""
+    made = Table(title=f"Voxplane and etcd in one run, medians of {effort.rounds} rounds")
+    made.add_column("")
+    for column in ("Voxplane", "etcd", "ADS", "ratio", "target", ""):
+        made.add_column(column, justify="right")
+    for title, rows in _sections(rounds, effort):
+        made.add_section()
+        made.add_row(f"[bold]{title}[/bold]")
+        for row in rows:
+            ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+            verdict = {None: "", True: "met", False: "missed"}[row.met]
+            figures = (_figure(value, row.unit) for value in (row.ours, row.etcd, row.ads))
+            made.add_row(row.measure, *figures, ratio, str(row.target or ""), verdict)
+    return made
+
+
+async def _main(effort: Effort) -> None:
+    began = time.monotonic()
+    rounds = await measure(effort)
+    console = Console(width=WIDTH)
+    console.print(table(rounds, effort))
+    for (subject, size), runs in rounds.fans.items():
+        for found in runs:
+            if found.lost:
+                console.print(
+                    f"{subject}, {size.title}: {found.lost} streams ended unasked: {found.failures}"
+                )
+    console.print(f"{time.monotonic() - began:.0f} s")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", default="100,1000", help="numbers of streams, with commas between")
-    parser.add_argument("--changes", type=int, default=50, help="changes to measure at each size")
+    parser.add_argument("--quick", action="store_true", help="one small round, under 3 minutes")
+    parser.add_argument("--rounds", type=int, help="rounds to take the median of")
+    parser.add_argument("--streams", type=_numbers, help="numbers of streams, with commas between")
+    parser.add_argument("--payloads", type=_numbers, help="bytes of a change, with commas between")
     options = parser.parse_args()
-    _print(asyncio.run(_main([int(size) for size in options.streams.split(",")], options.changes)))
+    base = QUICK if options.quick else FULL
+    run(
+        _main(
+            Effort(
+                options.rounds or base.rounds,
+                options.streams or base.streams,
+                options.payloads or base.payloads,
+                base.changes,
+                base.reports,
+                base.reconnects,
+                base.commit_seconds,
+            )
+        )
+    )

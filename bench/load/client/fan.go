@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+const (
+	roundSeconds    = 60
+	settle          = 1500 * time.Millisecond
+	warmUpChanges   = 5
+	warmUpReports   = 2
+	fanKey          = "bench"
+	convergeSeconds = 60
+)
+
+// fanResult is what one run found; times in ms.
+type fanResult struct {
+	ArriveMs    float64        `json:"arrive_ms"`
+	StreamKB    float64        `json:"stream_kb"`
+	AckMs       []float64      `json:"ack_ms"`
+	HaveMs      []float64      `json:"have_ms"`
+	DeliverUs   float64        `json:"deliver_us"`
+	ReconnectMs []float64      `json:"reconnect_ms"`
+	ReconnectUs float64        `json:"reconnect_us"`
+	ByStreamMs  []float64      `json:"by_stream_ms"`
+	ByStreamUs  float64        `json:"by_stream_us"`
+	ByUnaryMs   []float64      `json:"by_unary_ms"`
+	ByUnaryUs   float64        `json:"by_unary_us"`
+	Lost        int            `json:"lost"`
+	Failures    map[string]int `json:"failures"`
+}
+
+// fanRun is a herd, the one writer of its key, and what was found so far.
+type fanRun struct {
+	plan
+	herd     *herd
+	writer   *grpc.ClientConn
+	revision int64
+	change   int
+	result   fanResult
+}
+
+func fan(todo plan) (*fanResult, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	writer, err := connectPlain(todo.address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = writer.Close() }()
+	run := &fanRun{plan: todo, writer: writer}
+	run.herd = newHerd(todo.address, todo.subject, todo.streams, todo.silent, func(int) string { return fanKey })
+	for _, phase := range []func(context.Context) error{
+		run.arrive, run.deliver, run.reconnect, run.reportByStream, run.reportByUnary,
+	} {
+		if err := phase(ctx); err != nil {
+			_, why := run.herd.failuresSoFar()
+			return nil, fmt.Errorf("%w; watches ended with %v", err, why)
+		}
+	}
+	run.result.Lost, run.result.Failures = run.herd.failuresSoFar()
+	cancel()
+	run.herd.group.Wait()
+	return &run.result, nil
+}
+
+// arrive opens all watches at once.
+func (r *fanRun) arrive(ctx context.Context) error {
+	if err := r.invoke(ctx, r.subject.create(fanKey)); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	before := r.server.rssKB()
+	r.herd.synced.arm(r.streams, 0)
+	began := time.Now()
+	r.herd.start(ctx)
+	at, err := r.herd.synced.wait(roundSeconds * time.Second)
+	if err != nil {
+		return fmt.Errorf("the arrival: %w", err)
+	}
+	r.result.ArriveMs = milliseconds(at.Sub(began))
+	time.Sleep(settle)
+	r.result.StreamKB = (r.server.rssKB() - before) / float64(r.streams)
+	r.revision = r.herd.nodes[0].have.revision
+	return nil
+}
+
+// deliver makes the next change when all have the last.
+func (r *fanRun) deliver(ctx context.Context) error {
+	_, err := r.rounds(ctx, warmUpChanges, r.had)
+	if err != nil {
+		return fmt.Errorf("the deliveries: %w", err)
+	}
+	r.result.AckMs = nil
+	before := r.server.cpu()
+	r.result.HaveMs, err = r.rounds(ctx, r.changes, r.had)
+	if err != nil {
+		return fmt.Errorf("the deliveries: %w", err)
+	}
+	r.result.DeliverUs = r.each(r.server.cpu()-before, r.changes)
+	return nil
+}
+
+// reconnect drops all connections at once.
+func (r *fanRun) reconnect(context.Context) error {
+	cpu := time.Duration(0)
+	for range r.reconnects {
+		time.Sleep(settle)
+		before := r.server.cpu()
+		r.herd.synced.arm(r.streams, 0)
+		began := time.Now()
+		for _, node := range r.herd.nodes {
+			node.drop()
+		}
+		at, err := r.herd.synced.wait(roundSeconds * time.Second)
+		if err != nil {
+			return fmt.Errorf("the reconnect: %w", err)
+		}
+		r.result.ReconnectMs = append(r.result.ReconnectMs, milliseconds(at.Sub(began)))
+		cpu += r.server.cpu() - before
+	}
+	if r.reconnects > 0 {
+		r.result.ReconnectUs = r.each(cpu, r.reconnects)
+	}
+	return nil
+}
+
+// reportByStream has the nodes report on a stream. The CPU is of changes that
+// follow one another as soon as all have the last; the times are of changes
+// that follow when the server says that all have reported.
+func (r *fanRun) reportByStream(ctx context.Context) error {
+	if r.reports == 0 {
+		return nil
+	}
+	r.herd.reports.Store(reportStream)
+	if _, err := r.rounds(ctx, warmUpReports, r.converged); err != nil {
+		return fmt.Errorf("the reports by stream: %w", err)
+	}
+	before := r.server.cpu()
+	if _, err := r.rounds(ctx, r.reports-1, r.had); err != nil {
+		return fmt.Errorf("the reports by stream: %w", err)
+	}
+	if _, err := r.rounds(ctx, 1, r.converged); err != nil {
+		return fmt.Errorf("the reports by stream: %w", err)
+	}
+	r.result.ByStreamUs = r.each(r.server.cpu()-before, r.reports)
+	var err error
+	r.result.ByStreamMs, err = r.rounds(ctx, r.reports, r.converged)
+	return err
+}
+
+// reportByUnary has the nodes report by unary calls.
+func (r *fanRun) reportByUnary(ctx context.Context) error {
+	if r.reports == 0 {
+		return nil
+	}
+	r.herd.reports.Store(reportUnary)
+	if _, err := r.rounds(ctx, warmUpReports, r.answered); err != nil {
+		return fmt.Errorf("the reports by unary call: %w", err)
+	}
+	before := r.server.cpu()
+	var err error
+	r.result.ByUnaryMs, err = r.rounds(ctx, r.reports, r.answered)
+	r.result.ByUnaryUs = r.each(r.server.cpu()-before, r.reports)
+	return err
+}
+
+// rounds makes changes, each when `all` has returned for the last, and returns
+// the times from before the change until then.
+func (r *fanRun) rounds(
+	ctx context.Context, count int, all func(context.Context) (time.Time, error),
+) ([]float64, error) {
+	var times []float64
+	for range count {
+		r.change++
+		r.revision++
+		r.herd.had.arm(r.herd.readers(), r.revision)
+		r.herd.reported.arm(r.herd.readers(), r.revision)
+		request := r.subject.put(fanKey, value(r.change, r.payload))
+		began := time.Now()
+		if err := r.invoke(ctx, request); err != nil {
+			return nil, err
+		}
+		r.result.AckMs = append(r.result.AckMs, milliseconds(time.Since(began)))
+		at, err := all(ctx)
+		if err != nil {
+			return nil, err
+		}
+		times = append(times, milliseconds(at.Sub(began)))
+	}
+	return times, nil
+}
+
+func (r *fanRun) had(context.Context) (time.Time, error) {
+	return r.herd.had.wait(roundSeconds * time.Second)
+}
+
+func (r *fanRun) answered(ctx context.Context) (time.Time, error) {
+	if _, err := r.had(ctx); err != nil {
+		return time.Time{}, err
+	}
+	return r.herd.reported.wait(roundSeconds * time.Second)
+}
+
+func (r *fanRun) converged(ctx context.Context) (time.Time, error) {
+	err := r.invoke(ctx, converge(fanKey, r.revision, r.streams, convergeSeconds))
+	at := time.Now()
+	if err != nil {
+		return at, err
+	}
+	_, err = r.had(ctx)
+	return at, err
+}
+
+func (r *fanRun) invoke(ctx context.Context, made call) error {
+	limited, cancel := context.WithTimeout(ctx, roundSeconds*time.Second)
+	defer cancel()
+	if err := r.writer.Invoke(limited, made.method, made.request, discard{}); err != nil {
+		return fmt.Errorf("%s: %w", made.method, err)
+	}
+	return nil
+}
+
+// each is the CPU per delivery, in µs.
+func (r *fanRun) each(cpu time.Duration, changes int) float64 {
+	return float64(cpu.Microseconds()) / float64(changes) / float64(r.herd.readers())
+}
+
+func milliseconds(time time.Duration) float64 { return float64(time.Microseconds()) / 1e3 }
