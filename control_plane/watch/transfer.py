@@ -245,7 +245,7 @@ def split(
     start = sync_pb2.TransferStart(
         intent=difference.intent, reason=difference.reason, from_revision=difference.from_revision
     )
-    if difference.intent == sync_pb2.TRANSFER_INTENT_DELTA:
+    if difference.intent != sync_pb2.TRANSFER_INTENT_FULL:
         start.skipped_revisions = max(0, view.number - difference.from_revision - 1)
     synced = sync_pb2.Synced(digest=view.digest, bundle_count=len(view.bundles))
     last = len(batches) - 1

@@ -64,6 +64,19 @@ def test_skipped_revisions_are_declared() -> None:
     assert (start.from_revision, start.skipped_revisions, message.transfer.revision.number) == (2, 3, 6)
 
 
+def test_revisions_that_changed_nothing_are_skipped_too() -> None:
+    """A resume that brings nothing says over how many revisions it goes."""
+    log = _log()
+    client = ReferenceClient("acme", ("sales",))
+    Pair(log, client)
+    for number in range(3):
+        log.publish("support", f"Help {number}.")
+    (message,) = DrivenStream(client.request()).show(log.state)
+    start = message.transfer.start
+    assert start.intent == sync_pb2.TRANSFER_INTENT_NONE
+    assert (start.from_revision, start.skipped_revisions, message.transfer.revision.number) == (2, 2, 5)
+
+
 def test_a_resume_below_the_floor_is_full_without_the_contents() -> None:
     """Below the history that is kept a client gets FULL, and the reason; what
     it has declared of contents does not travel again."""
