@@ -20,10 +20,12 @@ def content_hash(config: agent_config_pb2.AgentConfig) -> str:
 
 def bundle_etag(bundle: bundle_pb2.AgentBundle) -> str:
     """Hash of all that a bundle says but its etag and revision, 32 hex digits."""
-    bare = bundle_pb2.AgentBundle()
-    bare.CopyFrom(bundle)
-    bare.ClearField("etag")
-    bare.ClearField("revision")
+    bare = bundle
+    if bundle.etag or bundle.revision:
+        bare = bundle_pb2.AgentBundle()
+        bare.CopyFrom(bundle)
+        bare.ClearField("etag")
+        bare.ClearField("revision")
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:ETAG_CHARS]
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from control_plane.store.log import NO_HASH
 from voxplane.digest import bundle_etag
 from voxplane.names import AgentId, AgentName, TenantId, agent_name
 from voxplane.storage.v1 import log_pb2
 from voxplane.v1 import agent_pb2, bundle_pb2, revision_pb2
+
+KeyT = TypeVar("KeyT")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def apply(state: TenantState, entry: log_pb2.LogEntry, head_hash: bytes = NO_HAS
         raise ValueError(
             f"{entry.tenant_id} at {entry.revision} does not follow {state.tenant_id} at {state.revision}"
         )
-    agents = dict(state.agents)
+    agents = _copy(state.agents)
     changed = _mutate(agents, entry.mutations)
     return _materialise(
         replace(
@@ -124,6 +128,11 @@ def to_snapshot(state: TenantState) -> log_pb2.Snapshot:
     return snapshot
 
 
+def _copy(items: Mapping[KeyT, ItemT]) -> dict[KeyT, ItemT]:
+    # A proxy's own copy is that of its dict; dict(proxy) asks for each item.
+    return items.copy() if isinstance(items, MappingProxyType) else dict(items)
+
+
 def _mutate(
     agents: dict[AgentId, AgentRecord], mutations: Iterable[log_pb2.Mutation]
 ) -> Mapping[AgentId, AgentRecord | None]:
@@ -144,7 +153,9 @@ def _mutate(
             continue
         if agent_id not in agents:
             raise ValueError(f"a version of {agent_id}, which is not there")
-        kept = versions.setdefault(agent_id, dict(agents[agent_id].versions))
+        kept = versions.get(agent_id)
+        if kept is None:
+            kept = versions[agent_id] = _copy(agents[agent_id].versions)
         if mutation.HasField("delete"):
             kept.pop(number, None)
         else:
@@ -177,28 +188,29 @@ def _target(mutation: log_pb2.Mutation) -> tuple[AgentId, int | None]:
 
 def _materialise(state: TenantState, changed: Mapping[AgentId, AgentRecord | None]) -> TenantState:
     """`state` with the bundles and contents of the changed agents made anew."""
-    bundles = dict(state.bundles)
-    contents = dict(state.contents)
-    uses = dict(state.content_uses)
-    dirty = False
+    made: list[tuple[AgentName, BundleRecord | None, AgentRecord | None]] = []
     for agent_id in changed:
         name = agent_name(state.tenant_id, agent_id)
-        old = bundles.get(name)
+        old = state.bundles.get(name)
         record = state.agents.get(agent_id)
         new = _bundle(name, record, old) if record and not record.deleted else None
-        if new is old:
-            continue
-        dirty = True
+        if new is not old:
+            made.append((name, new, record))
+    if not made:
+        return state
+    bundles = _copy(state.bundles)
+    contents = _copy(state.contents)
+    uses = _copy(state.content_uses)
+    for name, new, record in made:
+        old = bundles.get(name)
         if new is None:
-            bundles.pop(name, None)
+            del bundles[name]
         else:
             bundles[name] = new
             assert record is not None
             _use(contents, uses, record, new.bundle)
         if old is not None:
             _release(contents, uses, old.bundle)
-    if not dirty:
-        return state
     return replace(
         state,
         bundles=MappingProxyType(bundles),
@@ -230,9 +242,8 @@ def _use(
         content = reached.content_hash
         uses[content] = uses.get(content, 0) + 1
         if content not in contents:
-            message = bundle_pb2.VersionContent(
-                content_hash=content, config=record.versions[reached.number].config
-            )
+            message = bundle_pb2.VersionContent(content_hash=content)
+            message.config.CopyFrom(record.versions[reached.number].config)
             contents[content] = message.SerializeToString(deterministic=True)
 
 
