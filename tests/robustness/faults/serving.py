@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.processes import free_port
+from tests.robustness.site import free_port
 
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
@@ -71,7 +71,7 @@ class Serving:
         options = ("--grpc-listen", self.address, "--data-dir", str(self.folder), *self._arguments)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(*self._prefix, sys.executable, "-m", "voxplane", "serve", *options),
+                *(*self._prefix, sys.executable, "-m", "tests.robustness.served", "serve", *options),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

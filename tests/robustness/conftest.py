@@ -1,0 +1,17 @@
+"""What the tests of robustness have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option --long, for runs of this folder."""
+    parser.addoption("--long", action="store_true", help="faults that last for a minute, larger herds")
+
+
+@pytest.fixture
+def long_mode(request: pytest.FixtureRequest) -> bool:
+    """Whether a test may take minutes."""
+    # In a run of all tests the option is not known.
+    return bool(request.config.getoption("--long", default=False))
