@@ -69,6 +69,7 @@ class Connection:
         self.contents = set(request.known_contents)
         self.wire: list[Message] = []
         self.drained = False
+        self.lossy = False
 
     def put(self, message: Message) -> None:
         """One more message is on its way."""
@@ -236,6 +237,7 @@ class World(RuleBasedStateMachine):
             message = self.connection.wire.pop(0)
             if spoil == "lose":
                 spoil = None
+                self.connection.lossy = True
                 continue
             for _ in range(2 if spoil == "twice" else 1):
                 self.carry_out(self.protocol.receive(Received(message, self.now)))
@@ -312,9 +314,10 @@ class World(RuleBasedStateMachine):
         assert set(held) <= set(names)
 
     def settle(self) -> None:
-        """Server and node alone, as long as it takes."""
+        """Server and node alone, as long as it takes. A stream that lost a message ends at its greatest
+        age at the latest: no digest of the other tenants tells of a removal that was lost."""
         for _ in range(6):
-            if self.connection is not None and self.connection.drained:
+            if self.connection is not None and (self.connection.drained or self.connection.lossy):
                 self.end("moved")
             if self.connection is None:
                 self.now += 60
