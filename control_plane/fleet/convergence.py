@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
+
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from control_plane.fleet.records import NodeRecord, TenantRecord
 from control_plane.fleet.standing import Standings, Target, newest_word
@@ -17,25 +20,26 @@ from voxplane.v1 import node_pb2
 
 LAGGING_MAX = 100
 """Lagging bundles that are named of one node."""
-LAGGING_BYTES_MAX = 2 * 1_048_576
+LAGGING_BYTES_MAX = 1_048_576
 """Bytes of the lagging bundles that are named of all nodes together."""
-ANSWER_BYTES_MAX = 3 * 1_048_576
+NODES_BYTES_MAX = 1_048_576
+"""Bytes of the nodes beside them."""
 NODE_BYTES = 32
-"""What a node takes in an answer beside its id."""
+"""What a node takes beside its id."""
+ITEM_BYTES_EXTRA = 4
 
 _State = node_pb2.ConvergenceState
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a node runs the target. `lagging` are at most LAGGING_MAX of the
-    `lagging_count` bundles that it does not run."""
+    """Whether a node runs the target, and how many of its bundles it does
+    not."""
 
     node: NodeRecord
     state: _State
     acked: int
-    lagging: tuple[BundleRecord, ...]
-    lagging_count: int
+    lagging: int
 
 
 def judge(standings: Standings, node: NodeRecord) -> Verdict:
@@ -44,18 +48,15 @@ def judge(standings: Standings, node: NodeRecord) -> Verdict:
     tenant = node.tenant(target.tenant_id)
     acked = tenant.acked.number if tenant and tenant.acked else 0
     lagging = standings.footing(node, tenant).lagging(tenant)
-    words = (newest_word(tenant, bundle) for bundle in lagging)
-    refused = sum(word is not None and word.refuses for word in words)
     if acked >= target.revision and not lagging:
         state = node_pb2.CONVERGENCE_STATE_CONVERGED
     elif not node.stream_id:
         state = node_pb2.CONVERGENCE_STATE_DISCONNECTED
-    elif acked >= target.revision and len(lagging) == refused:
+    elif acked >= target.revision and all(_has_refused(tenant, bundle) for bundle in lagging):
         state = node_pb2.CONVERGENCE_STATE_FAILED
     else:
         state = node_pb2.CONVERGENCE_STATE_PENDING
-    named = sorted(lagging, key=lambda bundle: bundle.name)[:LAGGING_MAX]
-    return Verdict(node, state, acked, tuple(named), len(lagging))
+    return Verdict(node, state, acked, len(lagging))
 
 
 class Rollcall:
@@ -85,7 +86,7 @@ class Rollcall:
             self._short.add(node_id)
             if verdict.state != node_pb2.CONVERGENCE_STATE_FAILED:
                 self._open.add(node_id)
-        return work + 5 * verdict.lagging_count
+        return work + 2 * verdict.lagging
 
     @property
     def converged(self) -> bool:
@@ -108,39 +109,45 @@ class Rollcall:
         """Those of them that run the target."""
         return len(self._verdicts) - len(self._short)
 
-    def answers(self) -> Steps[list[node_pb2.NodeConvergence]]:
-        """The nodes by ascending id. What ANSWER_BYTES_MAX has no room for is
-        left out: first nodes that have converged, then others."""
-        named: list[node_pb2.NodeConvergence] = []
-        size = lagging_size = 0
-        for verdict in self._in_order():
-            size += NODE_BYTES + len(verdict.node.info.node_id)
-            if size > ANSWER_BYTES_MAX - LAGGING_BYTES_MAX:
-                break
-            answer = node_pb2.NodeConvergence(
+    def answer(self, into: RepeatedCompositeFieldContainer[node_pb2.NodeConvergence]) -> Steps[None]:
+        """Add the nodes by ascending id. What there is no room for is left
+        out: first nodes that have converged, then others."""
+        room = LAGGING_BYTES_MAX
+        for verdict in self._shown():
+            answer = into.add(
                 node_id=verdict.node.info.node_id,
                 state=verdict.state,
                 acked_revision=verdict.acked,
-                lagging_count=verdict.lagging_count,
+                lagging_count=verdict.lagging,
             )
-            tenant = verdict.node.tenants.get(self._tenant_id)
-            for bundle in verdict.lagging:
-                lagging = _lagging(bundle, tenant)
-                lagging_size += lagging.ByteSize() + 4
-                if lagging_size > LAGGING_BYTES_MAX:
+            for lagging in self._lagging(verdict.node) if verdict.lagging and room > 0 else ():
+                room -= lagging.ByteSize() + ITEM_BYTES_EXTRA
+                if room < 0:
                     break
                 answer.lagging.append(lagging)
-            named.append(answer)
             yield WORK_OF_MESSAGE * (1 + 2 * len(answer.lagging))
-        return sorted(named, key=lambda answer: answer.node_id)
 
-    def _in_order(self) -> Iterator[Verdict]:
-        ids = sorted(self._verdicts, key=lambda node_id: (node_id not in self._short, node_id))
-        return (self._verdicts[node_id] for node_id in ids)
+    def _lagging(self, node: NodeRecord) -> Iterator[node_pb2.LaggingBundle]:
+        tenant = node.tenant(self._tenant_id)
+        lagging = self._standings.footing(node, tenant).lagging(tenant)
+        for bundle in sorted(lagging, key=attrgetter("name"))[:LAGGING_MAX]:
+            word = newest_word(tenant, bundle)
+            if word is None:
+                yield node_pb2.LaggingBundle(name=bundle.name)
+            else:
+                yield node_pb2.LaggingBundle(name=bundle.name, phase=word.phase, error=word.error)
+
+    def _shown(self) -> Iterator[Verdict]:
+        room = NODES_BYTES_MAX
+        shown: list[str] = []
+        for node_ids in (self._short, self._verdicts.keys() - self._short):
+            for node_id in sorted(node_ids):
+                room -= NODE_BYTES + len(node_id)
+                if room > 0:
+                    shown.append(node_id)
+        return (self._verdicts[node_id] for node_id in sorted(shown))
 
 
-def _lagging(bundle: BundleRecord, tenant: TenantRecord | None) -> node_pb2.LaggingBundle:
+def _has_refused(tenant: TenantRecord | None, bundle: BundleRecord) -> bool:
     word = newest_word(tenant, bundle)
-    if word is None:
-        return node_pb2.LaggingBundle(name=bundle.name)
-    return node_pb2.LaggingBundle(name=bundle.name, phase=word.phase, error=word.error)
+    return word is not None and word.refuses

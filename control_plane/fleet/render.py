@@ -13,7 +13,7 @@ from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_pb2
 
-NODE_BYTES_MAX = 3 * 1_048_576
+NODE_BYTES_MAX = 1_048_576
 """What is above it is left out of a node's message; counts tell."""
 ITEM_BYTES_EXTRA = 4
 BUNDLES_PER_STEP = 100

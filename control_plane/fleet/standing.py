@@ -47,10 +47,6 @@ class Footing:
         """The bundles that the nodes were sent, or have had before."""
         return (*self.had.values(), *self.later)
 
-    def was_sent(self, bundle: BundleRecord) -> bool:
-        """Whether the nodes were sent a bundle of the target, or a later one."""
-        return bundle.name in self.had or any(bundle is each for each in self.later)
-
     def lagging(self, tenant: TenantRecord | None) -> list[BundleRecord]:
         """The bundles that one of the nodes does not run."""
         if tenant is None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from control_plane.fleet.records import NodeRecord, TenantRecord
 from control_plane.fleet.standing import FOOTINGS_MAX, Footing, Standings, Target, newest_word
 from control_plane.fleet.steps import WORK_OF_MESSAGE, Steps
-from control_plane.fleet.words import Word
 from control_plane.state import BundleRecord
 from voxplane.names import AgentName
 from voxplane.v1 import node_pb2
@@ -26,21 +25,12 @@ LAGGING_NODES_MAX = 100
 
 @dataclass(slots=True)
 class _Tally:
-    """Nodes of one footing, and those of them that have acknowledged all that
-    they were sent."""
+    """Nodes of one footing, those of them that have acknowledged all that they
+    were sent, and those that have said nothing yet."""
 
     nodes: int = 0
     acked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Laggard:
-    node_id: str
-    connected: bool
-    sent: bool
-    acked: bool
-    effective: Word | None
-    word: Word | None
+    silent: int = 0
 
 
 class Survey:
@@ -55,7 +45,8 @@ class Survey:
         self._acked: Counter[AgentName] = Counter()
         self._lagging: Counter[AgentName] = Counter()
         self._refused: Counter[AgentName] = Counter()
-        self._laggards: dict[AgentName, list[_Laggard]] = {name: [] for name in target.bundles}
+        self._laggards: dict[AgentName, list[NodeRecord]] = {name: [] for name in target.bundles}
+        self._unfilled = set(target.bundles)
         self.nodes = 0
         self.connected = 0
 
@@ -76,10 +67,19 @@ class Survey:
         elif tenant is not None:
             self._acked.update(each.name for each in footing.sent() if _has_acked(tenant, each, acked))
             work += 5 * len(footing.had)
+        if tenant is None or not tenant.reports:
+            tally.silent += 1
+            return work + self._name_all(footing, node)
         lagging = footing.lagging(tenant)
         for bundle in lagging:
-            self._lag(node, tenant, bundle, footing.was_sent(bundle))
-        return work + 10 * len(lagging)
+            name = bundle.name
+            self._lagging[name] += 1
+            if name in tenant.refusals:
+                word = newest_word(tenant, bundle)
+                self._refused[name] += word is not None and word.refuses
+            if name in self._unfilled:
+                self._name(name, node)
+        return work + 5 * len(lagging)
 
     def answer(self, bundle: BundleRecord) -> node_pb2.AgentFleetStatus:
         """What was counted of a bundle of the target."""
@@ -95,13 +95,16 @@ class Survey:
             effective=self._nodes[name] - self._lagging[name],
             refused=self._refused[name],
         )
-        for laggard in self._laggards[name]:
-            effective, word = laggard.effective, laggard.word
+        for node in self._laggards[name]:
+            tenant = node.tenant(self._target.tenant_id)
+            effective = tenant.reports.effective(name) if tenant else None
+            word = newest_word(tenant, bundle)
+            sent, acked = _sent_and_acked(tenant, bundle)
             message.lagging.add(
-                node_id=laggard.node_id,
-                connected=laggard.connected,
-                sent=laggard.sent,
-                acked=laggard.acked,
+                node_id=node.info.node_id,
+                connected=bool(node.stream_id),
+                sent=sent,
+                acked=acked,
                 effective_etag=effective.etag if effective else "",
                 effective_revision=effective.revision if effective else 0,
                 phase=word.phase if word else None,
@@ -123,29 +126,26 @@ class Survey:
                 self._nodes[bundle.name] += tally.nodes
                 self._sent[bundle.name] += tally.nodes
                 self._acked[bundle.name] += tally.acked
+                self._lagging[bundle.name] += tally.silent
             for bundle in footing.missing:
                 self._nodes[bundle.name] += tally.nodes
+                self._lagging[bundle.name] += tally.silent
         self._tallies.clear()
 
-    def _lag(self, node: NodeRecord, tenant: TenantRecord | None, bundle: BundleRecord, sent: bool) -> None:
-        name = bundle.name
-        word = newest_word(tenant, bundle)
-        self._lagging[name] += 1
-        self._refused[name] += word is not None and word.refuses
+    def _name_all(self, footing: Footing, node: NodeRecord) -> int:
+        if not self._unfilled:
+            return 1
+        bundles = (*footing.sent(), *footing.missing)
+        for bundle in bundles:
+            if bundle.name in self._unfilled:
+                self._name(bundle.name, node)
+        return 2 * len(bundles)
+
+    def _name(self, name: AgentName, node: NodeRecord) -> None:
         laggards = self._laggards[name]
+        laggards.append(node)
         if len(laggards) >= LAGGING_NODES_MAX:
-            return
-        acked = tenant.acked.number if tenant and tenant.acked else 0
-        laggards.append(
-            _Laggard(
-                node.info.node_id,
-                bool(node.stream_id),
-                sent,
-                sent and tenant is not None and _has_acked(tenant, bundle, acked),
-                tenant.reports.effective(name) if tenant else None,
-                word,
-            )
-        )
+            self._unfilled.discard(name)
 
 
 def survey_answers(
@@ -162,6 +162,14 @@ def survey_answers(
             break
         yield WORK_OF_MESSAGE * (1 + len(answers[-1].lagging))
     return answers
+
+
+def _sent_and_acked(tenant: TenantRecord | None, bundle: BundleRecord) -> tuple[bool, bool]:
+    """Whether a node was sent the bundle or a later one, and has said so."""
+    has = tenant.level.bundles.get(bundle.name) if tenant and tenant.level else None
+    if tenant is None or has is None or (has.etag != bundle.etag and has.revision <= bundle.revision):
+        return False, False
+    return True, _has_acked(tenant, bundle, tenant.acked.number if tenant.acked else 0)
 
 
 def _has_acked(tenant: TenantRecord, bundle: BundleRecord, acked: int) -> bool:

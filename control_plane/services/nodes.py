@@ -20,7 +20,7 @@ from control_plane.fleet import (
     node_message,
     survey_answers,
 )
-from control_plane.services.pages import PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, last_key, page
+from control_plane.services.pages import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, last_key, page
 from control_plane.state import Tenants, TenantState
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
@@ -29,6 +29,10 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1 import node_pb2, node_service_pb2, node_service_pb2_grpc
 
 WAIT_SECONDS_DEFAULT = 10.0
+PAGE_BYTES_MAX = 1_048_576
+"""What the loop can put into one message at a time."""
+SURVEYED_MAX = 250
+"""Agents in one page of GetFleetStatus."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -59,7 +63,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         after = last_key(request.page_token, binding)
         found = self._found(self._fleet.ids(request.tenant_id, after), request.tenant_id)
         messages = await in_turns(_node_messages(found, request))
-        taken, token = page(messages, request.page_size, _node_id, binding)
+        taken, token = page(messages, request.page_size, _node_id, binding, PAGE_BYTES_MAX)
         return node_service_pb2.ListNodesResponse(nodes=taken, next_page_token=token)
 
     async def GetFleetStatus(  # noqa: N802 - the contract's name
@@ -72,12 +76,13 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         wanted = _names(request.tenant_id, request.agent_ids)
         names = sorted(name for name in (wanted or state.bundles) if name in state.bundles and name > after)
         # One more than the page has, which tells whether there is another.
-        bundles = {name: state.bundles[name] for name in names[: _size(request.page_size) + 1]}
+        size = min(_size(request.page_size), SURVEYED_MAX)
+        bundles = {name: state.bundles[name] for name in names[: size + 1]}
         survey = Survey(Target(state.tenant_id, state.revision, bundles))
         found = self._found(self._fleet.ids(request.tenant_id), request.tenant_id)
         await in_turns(survey.see(node) for node in found)
         answers = await in_turns(survey_answers(survey, bundles.values(), PAGE_BYTES_MAX))
-        taken, token = page(answers, request.page_size, _name, binding)
+        taken, token = page(answers, size, _name, binding, PAGE_BYTES_MAX)
         return node_service_pb2.GetFleetStatusResponse(
             agents=taken,
             next_page_token=token,
@@ -104,11 +109,11 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         rollcall = await self._wait(state, request.min_nodes, seconds)
         response = node_service_pb2.WaitForConvergenceResponse(
             converged=rollcall.converged,
-            nodes=await in_turns(rollcall.answers()),
             revision=state.revision_message(),
             node_count=rollcall.node_count,
             converged_count=rollcall.converged_count,
         )
+        await in_turns(rollcall.answer(response.nodes))
         response.waited.FromNanoseconds(round((self._clock.monotonic() - began) * 1e9))
         return response
 

@@ -22,20 +22,24 @@ ItemT = TypeVar("ItemT", bound=Message)
 
 
 def page(
-    items: Iterable[ItemT], page_size: int, key: Callable[[ItemT], str], binding: str
+    items: Iterable[ItemT],
+    page_size: int,
+    key: Callable[[ItemT], str],
+    binding: str,
+    bytes_max: int = PAGE_BYTES_MAX,
 ) -> tuple[list[ItemT], str]:
     """The first items and the token of the page after them.
 
     `items` begin after the last page; `key` tells where an item stands.
     `binding` are the list's parameters: a token is good for them alone. A
-    page ends early at PAGE_BYTES_MAX.
+    page ends early at `bytes_max`.
     """
     size = min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
     taken: list[ItemT] = []
     bytes_taken = 0
     for item in items:
         bytes_taken += item.ByteSize()
-        if taken and (len(taken) >= size or bytes_taken > PAGE_BYTES_MAX):
+        if taken and (len(taken) >= size or bytes_taken > bytes_max):
             return taken, _token(key(taken[-1]), binding)
         taken.append(item)
     return taken, ""
