@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import aiosqlite
 import structlog
+from google.protobuf.message import DecodeError
 
 from control_plane.store.counter import CommitCounter
 from control_plane.store.log import (
@@ -28,6 +29,7 @@ from control_plane.store.log import (
     Entry,
     StoreError,
 )
+from control_plane.store.snapshot_bytes import decode_snapshot, encode_snapshot
 from control_plane.store.sqlite_file import LockedFile, connect_to_read, prepare
 from control_plane.store.sqlite_group import (
     ANSWER,
@@ -44,8 +46,6 @@ from voxplane.storage.v1 import log_pb2
 
 TRIMMED_ENTRY_BYTES = 4096
 """What it takes in the journal to delete an entry: its page."""
-RESOURCES_ENCODED = 20
-"""At once, a fraction of a millisecond."""
 _log = structlog.get_logger(__name__)
 
 
@@ -141,11 +141,14 @@ class SqliteStore:
     async def snapshot(self, tenant_id: TenantId) -> log_pb2.Snapshot | None:
         """See LogStore.snapshot."""
         rows = await self._read("SELECT snapshot FROM snapshots WHERE tenant_id = ?", (tenant_id,))
-        return await asyncio.to_thread(log_pb2.Snapshot.FromString, rows[0][0]) if rows else None
+        try:
+            return await asyncio.to_thread(decode_snapshot, rows[0][0]) if rows else None
+        except DecodeError as error:
+            raise StoreError(f"the snapshot of {tenant_id} cannot be read") from error
 
     async def save_snapshot(self, snapshot: log_pb2.Snapshot) -> None:
         """See LogStore.save_snapshot."""
-        encoded = await asyncio.to_thread(_encoded, snapshot)
+        encoded = await asyncio.to_thread(encode_snapshot, snapshot)
         tenant_id, revision = snapshot.tenant_id, snapshot.revision
         await self._writer.run(
             lambda connection: put_snapshot(connection, tenant_id, revision, encoded), len(encoded)
@@ -181,19 +184,3 @@ class SqliteStore:
         except (sqlite3.Error, ValueError) as error:
             raise StoreError(f"the log cannot be read: {error}") from error
         return cast("list[tuple[Any, ...]]", rows)
-
-
-def _encoded(snapshot: log_pb2.Snapshot) -> bytes:
-    """The snapshot's bytes, made a resource at a time: protobuf keeps every
-    other thread waiting until it has serialised a message."""
-    bare = log_pb2.Snapshot(
-        tenant_id=snapshot.tenant_id, revision=snapshot.revision, time=snapshot.time, hash=snapshot.hash
-    )
-    if not snapshot.HasField("time"):
-        bare.ClearField("time")
-    # A message may come in parts: those of a list are added to it.
-    parts = (
-        log_pb2.Snapshot(resources=snapshot.resources[at : at + RESOURCES_ENCODED]).SerializeToString()
-        for at in range(0, len(snapshot.resources), RESOURCES_ENCODED)
-    )
-    return b"".join([bare.SerializeToString(), *parts])
