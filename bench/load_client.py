@@ -57,12 +57,15 @@ class SoakResult(BaseModel):
 
 
 @asynccontextmanager
-async def subject_server(subject: Subject, *flags: str) -> AsyncGenerator[Running, None]:
-    """A fresh server of a subject in a folder of its own. Raises BenchError."""
+async def subject_server(subject: Subject, settings: str = "") -> AsyncGenerator[Running, None]:
+    """A fresh server of a subject in a folder of its own; `settings` is a TOML
+    file for Voxplane. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="voxplane-bench-") as name:
         folder = Path(name)
         if subject == "voxplane":
-            running = server(folder, *flags)
+            config = folder / "settings.toml"
+            config.write_text(settings)
+            running = server(folder, "--config", str(config))
         elif subject == "etcd":
             peer = f"http://127.0.0.1:{free_port()}"
             running = other_server(program("etcd"), folder, "-peer", peer, "-data-dir", str(folder / "etcd"))
