@@ -49,10 +49,13 @@ VIOLATIONS_MAX = 20
 BUILTINS = ("tenant_id", "agent_id", "session_id", "user_id")
 """Variables that every call has."""
 PATH = "prompt_config.instructions"
+UTF8_BYTES_MAX = 4
+"""Of a character."""
 SHORT_BYTES_MAX = 20 * 1024
 SHORT_TAGS_MAX = 32
 SHORT_TAG_CHARS_MAX = 1_000
-_TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_SHORT_TAG = re.compile(rf"\{{[{{%].{{0,{SHORT_TAG_CHARS_MAX}}}?[%}}]\}}", re.DOTALL)
+_NAME_TAG = re.compile(r"(?<!\{)\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}", re.ASCII)
 _LONG_WORK = re.compile(
     r"\.\.|\b(?:for|split|join|sort|sort_natural|uniq|compact|concat|reverse|replace|replace_first|remove|times|date)\b"
 )
@@ -82,8 +85,11 @@ def is_long_to_check(prompt: agent_config_pb2.PromptConfig) -> bool:
     much in tags, or what makes or walks lists."""
     if prompt.ByteSize() > SHORT_BYTES_MAX:
         return True
-    tags = _TAG.findall(prompt.instructions)
-    if len(tags) > SHORT_TAGS_MAX or sum(map(len, tags)) > SHORT_TAG_CHARS_MAX:
+    openings = _openings(prompt.instructions)
+    if openings > SHORT_TAGS_MAX:
+        return True
+    tags = _SHORT_TAG.findall(prompt.instructions)
+    if len(tags) != openings or sum(map(len, tags)) > SHORT_TAG_CHARS_MAX:
         return True
     return any(_LONG_WORK.search(tag) for tag in tags)
 
@@ -95,11 +101,43 @@ def check_prompt(prompt: agent_config_pb2.PromptConfig) -> None:
     Raises VoxplaneError(INVALID_PROMPT) with a violation each.
     """
     source = prompt.instructions
+    if _has_only_names(prompt):
+        return
     template = _read(source)
     found = list(mistakes(template, {*prompt.dynamic_vars, *BUILTINS}))
     if found:
         raise _invalid([_violation(source, index, said) for index, said in sorted(found)])
     _rendered(source, prompt.dynamic_vars, {}, _ANY_CALL)
+
+
+def _has_only_names(prompt: agent_config_pb2.PromptConfig) -> bool:
+    """Whether the tags are names of variables and nothing else, and few: then
+    nothing can fail, and it need not be read."""
+    source = prompt.instructions
+    openings = _openings(source)
+    if openings > SHORT_TAGS_MAX:
+        return False
+    names = _NAME_TAG.findall(source)
+    given = {**prompt.dynamic_vars, **_ANY_CALL}
+    return (
+        len(names) == openings
+        and all(name in given and _is_a_name(name) for name in names)
+        and UTF8_BYTES_MAX * (len(source) + sum(len(given[name]) for name in names)) <= OUTPUT_BYTES_MAX
+    )
+
+
+def _openings(source: str) -> int:
+    return source.count("{{") + source.count("{%")
+
+
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _is_a_name(name: str) -> bool:
+    """Whether Liquid takes the word for a variable's name, and not for one of
+    its own words."""
+    try:
+        return list(read_template(f"{{{{ {name} }}}}").analyze().globals) == [name]
+    except (TemplateError, LiquidError):
+        return False
 
 
 def render_prompt(

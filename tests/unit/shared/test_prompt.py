@@ -275,3 +275,54 @@ def test_work_that_grows_with_a_list_is_counted(instructions: str) -> None:
     (said,) = refusal(instructions, long="".join(map(chr, range(0x4E00, 0x4E00 + 990))))
     assert said.endswith("exceeds a limit: too much work")
     assert time.perf_counter() - began < CHECK_SECONDS_MAX
+
+
+PIECES = st.sampled_from(
+    (
+        *(
+            "{{ name }}",
+            "{{name}}",
+            "{{- count -}}",
+            "{{ tenant_id }}",
+            "{{ missing }}",
+            "{{ true }}",
+            "{{ nil }}",
+        ),
+        *(
+            "{{ empty }}",
+            "{{ and }}",
+            "{{{ name }}",
+            "{{ name }}}",
+            "{{ name",
+            "}}",
+            "{",
+            "{%",
+            "{% name %}",
+            "{{ }}",
+        ),
+        *(
+            "{{ name.size }}",
+            "{{ name | upcase }}",
+            "{{\nname\n}}",
+            "a",
+            " ",
+            "\n",
+            "{{ 'x' }}",
+            "{{ forloop }}",
+        ),
+    )
+)
+
+
+@given(st.lists(PIECES, max_size=6).map("".join))
+def test_a_prompt_of_names_alone_is_judged_like_any_other(instructions: str) -> None:
+    """What is taken without being read is what is taken when it is read."""
+    words = {"true": "x", "nil": "x", "empty": "x", "and": "x", "forloop": "x"}
+    read = "{% if name %}{% endif %}"
+    assert accepted(prompt(instructions, **words)) == accepted(prompt(read + instructions, **words))
+
+
+def test_names_that_make_too_much_text_are_found() -> None:
+    """The longest text counts where a prompt has nothing but names, too."""
+    assert "more than" in refusal("{{ long }}" * 32, long="x" * 8_000)[0]
+    assert accepted(prompt("{{ long }}" * 30, long="ä" * 1_000))
