@@ -28,6 +28,8 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", SERVER_PING_SECONDS * 1_000),
     ("grpc.keepalive_timeout_ms", SERVER_PING_TIMEOUT_SECONDS * 1_000),
+    # Without it the timeout of a ping is a minute, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", SERVER_PING_TIMEOUT_SECONDS * 1_000),
 )
 
 
