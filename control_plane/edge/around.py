@@ -11,7 +11,7 @@ import grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Proceed = Callable[[Any], Awaitable[Any]]
+Proceed = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Around(abc.ABC):
@@ -20,7 +20,7 @@ class Around(abc.ABC):
 
     @abc.abstractmethod
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
-        """Serve a call by `await proceed(request)`.
+        """Serve a call by `await proceed(request, context)`.
 
         `request` is a message, or an iterator of messages where the client
         streams. The result is the response, or None where the server streams.
@@ -66,21 +66,19 @@ class Chain(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _bind(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
-        async def serve(request: Any, context: Context) -> Any:
-            def innermost(passed: Any) -> Any:
-                return behaviour(passed, context)
+    def _bind(self, method: str, behaviour: Proceed) -> Callable[[Any, Context], Any]:
+        proceed = behaviour
+        for layer in self._layers:
+            proceed = _step(layer, method, proceed)
 
-            proceed: Proceed = innermost
-            for layer in self._layers:
-                proceed = _step(layer, method, context, proceed)
-            return await proceed(request)
+        async def serve(request: Any, context: Context) -> Any:
+            return await proceed(request, context)
 
         return serve
 
 
-def _step(layer: Around, method: str, context: Context, proceed: Proceed) -> Proceed:
-    return lambda request: layer.around(method, request, context, proceed)
+def _step(layer: Around, method: str, proceed: Proceed) -> Proceed:
+    return lambda request, context: layer.around(method, request, context, proceed)
 
 
 def _written(behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Awaitable[None]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from control_plane.services.call import CALL, Call
 from voxplane.names import agent_name
 
 REQUEST_ID = "x-request-id"
+REQUEST_ID_BITS = 128
 OURS = "/voxplane."
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
@@ -35,10 +36,9 @@ class Calls(Around):
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         began = time.perf_counter()
         token = CALL.set(call)
-        structlog.contextvars.bind_contextvars(request_id=call.request_id)
         outcome = "OK"
         try:
-            response = await proceed(request)
+            response = await proceed(request, context)
             _note_response(call, response)
             return response
         except asyncio.CancelledError:
@@ -56,7 +56,7 @@ def _request_id(context: Context) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID and isinstance(value, str) and _ACCEPTED.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(REQUEST_ID_BITS):0{REQUEST_ID_BITS // 4}x}"
 
 
 def _note_request(call: Call, request: Any) -> None:
@@ -89,12 +89,14 @@ def _write(call: Call, outcome: str, milliseconds: float) -> None:
         "code": outcome,
         "ms": round(milliseconds, 2),
         "request_id": call.request_id,
-        "tenant_id": call.tenant_id,
-        "agent": call.agent,
-        "revision": call.revision,
     }
-    known = {key: value for key, value in line.items() if value not in ("", 0)}
+    if call.tenant_id:
+        line["tenant_id"] = call.tenant_id
+    if call.agent:
+        line["agent"] = call.agent
+    if call.revision:
+        line["revision"] = call.revision
     if call.method.startswith(OURS):
-        _log.info("call", **known)
+        _log.info("call", **line)
     else:
-        _log.debug("call", **known)
+        _log.debug("call", **line)

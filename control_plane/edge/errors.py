@@ -25,7 +25,7 @@ class Errors(Around):
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
         try:
-            return await proceed(request)
+            return await proceed(request, context)
         except VoxplaneError as error:
             await _abort(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from control_plane.edge.log_lines import LogLines
+from control_plane.services.call import CALL
+
+_ENCODER = json.JSONEncoder(default=repr)
 
 
 def configure(log_format: Literal["json", "console"], level: str) -> None:
     """Set up structlog, and send what libraries log the same way."""
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_call,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -23,7 +29,7 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
             structlog.processors.ExceptionRenderer(
                 structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
             ),
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(serializer=_encode),
         ]
         if log_format == "json"
         else [
@@ -32,14 +38,15 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
             )
         ]
     )
+    lines = cast("TextIO", LogLines(sys.stderr))
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -47,3 +54,16 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def _add_call(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """The id of the call that is being served."""
+    call = CALL.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
+
+
+def _encode(event: Any, **_: object) -> str:
+    # json.dumps makes an encoder for each line.
+    return _ENCODER.encode(event)

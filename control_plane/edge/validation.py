@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
@@ -16,25 +17,36 @@ from voxplane.validation import violations_of_message
 
 NAMED_MAX = 3
 """So many violations are in the message too, for clients that show no details."""
+SHORT_REQUEST_BYTES_MAX = 16 * 1024
 
 
 class Validation(Around):
-    """Handlers get only valid messages, each one of a client's stream too."""
+    """Handlers get only valid messages, each one of a client's stream too.
+    What a message has beyond the contract is dropped, and so never stored."""
+
+    def __init__(self) -> None:
+        self._checking_long = asyncio.Lock()
 
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
         if not method.startswith(OURS):
-            return await proceed(request)
-        if isinstance(request, Message):
-            check(request)
-            return await proceed(request)
-        return await proceed(_checked(cast("AsyncIterator[Message]", request)))
+            return await proceed(request, context)
+        if not isinstance(request, Message):
+            return await proceed(_checked(cast("AsyncIterator[Message]", request)), context)
+        request.DiscardUnknownFields()
+        judged = _PARTS_TO_JUDGE.get(type(request), _whole)(request)
+        if judged.ByteSize() <= SHORT_REQUEST_BYTES_MAX:
+            _check(judged)
+        else:
+            # Beside the loop, and one at a time, as it takes its time from it.
+            async with self._checking_long:
+                await asyncio.to_thread(_check, judged)
+        return await proceed(request, context)
 
 
-def check(request: Message) -> None:
+def _check(message: Message) -> None:
     """Raises VoxplaneError INVALID_REQUEST with every violation."""
-    judged = _PARTS_TO_JUDGE.get(type(request), _whole)(request)
-    violations = violations_of_message(judged)
+    violations = violations_of_message(message)
     if violations:
         raise VoxplaneError(
             reason_pb2.ERROR_REASON_INVALID_REQUEST,
@@ -45,7 +57,7 @@ def check(request: Message) -> None:
 
 async def _checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
     async for request in requests:
-        check(request)
+        _check(request)
         yield request
 
 
