@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import resource
 import signal
 import socket
@@ -20,6 +22,7 @@ import psutil
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 LOG_BYTES_SHOWN = 4_000
+PORTS = (20_000, 32_000)
 
 Result = TypeVar("Result")
 
@@ -29,10 +32,13 @@ class BenchError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody listens on, out of those that no
+    client is given: a load of thousands of clients would take it."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def raise_file_limit(files: int) -> None:

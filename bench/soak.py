@@ -32,7 +32,10 @@ SAMPLES = 240
 COUNTS_SECONDS_MAX = 5.0
 COUNTS_POLL_SECONDS = 0.05
 SECONDS_PER_HOUR = 3_600
-WARM_UP_SHARE = 0.25
+WARM_UP_SHARE = 0.5
+"""The server keeps the newest 1,000 versions of each agent in memory, and its
+heap grows until they are there: by default for the first 500 s."""
+TELL_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +132,23 @@ async def _main(soak: Soak) -> tuple[list[Sample], SoakResult]:
             last = SoakResult.model_validate_json(line)
             if last.seconds < soak.minutes * 60:
                 samples.append(await _sample(running, last))
+                _tell(samples)
         if await load.wait():
             why = (await load.stderr.read()).decode()
             raise BenchError(f"{why}\nThe server's log ends with\n{running.log_end()}")
     if not samples or last is None:
         raise BenchError("too short to tell anything")
     return samples, last
+
+
+def _tell(samples: list[Sample]) -> None:
+    at, before = samples[-1], samples[-2:-1]
+    if not before or at.load.seconds // TELL_SECONDS > before[0].load.seconds // TELL_SECONDS:
+        print(
+            f"{at.load.seconds:5.0f} s: {at.rss_kb:,.0f} KB, {at.files} files, {at.threads} threads, "
+            f"{at.streams} streams, {at.tasks} tasks",
+            flush=True,
+        )
 
 
 def _value(sample: Sample, column: str) -> float:
