@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CONTRACT := .build/contract.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint generate bench e2e robustness clean
+.PHONY: help run demo test lint generate bench soak e2e robustness clean
 
 help: ## Explain the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,9 +53,12 @@ lint: $(VENV)/.dev ## Check style, types, the contract and the imports
 generate: $(VENV)/.dev ## Make the Python stubs of the contract again
 	@$(BIN)/python hatch_build.py
 
-bench: $(VENV)/.dev ## Measure commit to applied and the watch fan-out
+bench: $(VENV)/.dev ## Measure commit to applied, and the watch beside etcd (needs Go)
 	@$(BIN)/python -m bench.applied
 	@$(BIN)/python -m bench.watch
+
+soak: $(VENV)/.dev ## Watch the server for 20 minutes of load (needs Go)
+	@$(BIN)/python -m bench.soak
 
 clean: ## Remove what the other targets made
 	@rm -rf $(VENV) .build .voxplane .pytest_cache .ruff_cache .hypothesis .import_linter_cache buf

@@ -30,7 +30,7 @@ async def build() -> None:
     ]
     if not stale:
         return
-    go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    go = shutil.which("go")
     if go is None:
         raise BenchError(
             "the load client and etcd are built with Go: install it from https://go.dev/dl/, 1.26 or newer"

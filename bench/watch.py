@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -26,13 +26,15 @@ from bench.rows import Rounds, Row, Size, commit_rows, fan_rows, silent_rows
 OPEN_FILES = 12_000
 WRITERS = (1, 64)
 WRITER_BYTES = 2_000
+ADS_STREAMS = 1_000
 SILENT = Size(1_000, 16_000, 10)
 WIDTH = 132
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured. By streams: changes, and changes with reports."""
+    """How much is measured. By streams: changes, and changes with reports.
+    `ads_payloads` are those at which go-control-plane takes part."""
 
     rounds: int
     streams: tuple[int, ...]
@@ -41,6 +43,7 @@ class Effort:
     reports: dict[int, int]
     reconnects: int
     commit_seconds: int
+    ads_payloads: tuple[int, ...]
 
 
 FULL = Effort(
@@ -51,9 +54,17 @@ FULL = Effort(
     {100: 20, 1_000: 10, 5_000: 3},
     2,
     3,
+    (2_000, 16_000),
 )
 QUICK = Effort(
-    1, (100, 1_000), (2_000, 16_000), {100: 50, 1_000: 20, 5_000: 6}, {100: 10, 1_000: 5, 5_000: 2}, 1, 2
+    1,
+    (100, 1_000),
+    (2_000, 16_000),
+    {100: 50, 1_000: 20, 5_000: 6},
+    {100: 10, 1_000: 5, 5_000: 2},
+    1,
+    2,
+    (2_000,),
 )
 
 
@@ -90,9 +101,9 @@ def sizes(effort: Effort) -> list[Size]:
     return found
 
 
-def subjects(size: Size) -> tuple[Subject, ...]:
+def subjects(size: Size, effort: Effort) -> tuple[Subject, ...]:
     """Who is measured at a size, in turn."""
-    with_ads = size.streams == 1_000 and not size.silent
+    with_ads = size.streams == ADS_STREAMS and not size.silent and size.payload in effort.ads_payloads
     return ("voxplane", "etcd", "ads") if with_ads else ("voxplane", "etcd")
 
 
@@ -104,7 +115,7 @@ async def measure(effort: Effort) -> Rounds:
     for number in range(effort.rounds):
         began = time.monotonic()
         for size in sizes(effort):
-            for subject in subjects(size):
+            for subject in subjects(size, effort):
                 rounds.fans[(subject, size)].append(await _fan(subject, size, effort))
         for writers in WRITERS:
             for subject in ("voxplane", "etcd"):
@@ -178,16 +189,10 @@ if __name__ == "__main__":
     parser.add_argument("--payloads", type=_numbers, help="bytes of a change, with commas between")
     options = parser.parse_args()
     base = QUICK if options.quick else FULL
-    run(
-        _main(
-            Effort(
-                options.rounds or base.rounds,
-                options.streams or base.streams,
-                options.payloads or base.payloads,
-                base.changes,
-                base.reports,
-                base.reconnects,
-                base.commit_seconds,
-            )
-        )
+    effort = replace(
+        base,
+        rounds=options.rounds or base.rounds,
+        streams=options.streams or base.streams,
+        payloads=options.payloads or base.payloads,
     )
+    run(_main(effort))
