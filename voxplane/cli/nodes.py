@@ -12,6 +12,7 @@ from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json,
 from voxplane.cli.failures import EXIT_NOT_CONVERGED
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.errors import violations_of
+from voxplane.names import split_agent_name
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_pb2
 from voxplane.v1 import node_service_pb2 as pb2
@@ -35,7 +36,7 @@ def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
 
     async def use(client: Client) -> list[node_pb2.Node]:
         found: list[node_pb2.Node] = []
-        request = pb2.ListNodesRequest(page_size=PAGE)
+        request = pb2.ListNodesRequest(page_size=PAGE, view=node_pb2.NODE_VIEW_BASIC)
         while True:
             answer = await client.nodes.ListNodes(request, timeout=CALL_SECONDS_MAX)
             found += answer.nodes
@@ -48,19 +49,18 @@ def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
         print_json([to_dict(node) for node in nodes])
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("NODE", "STATE", "SESSIONS", "TENANTS (ACKED/SENT)", "FAILED", "VERSION"):
+    for column in ("NODE", "STATE", "SESSIONS", "TENANTS (ACKED/SENT)", "REFUSED", "VERSION"):
         table.add_column(column)
     for node in nodes:
-        bundles = [bundle for tenant in node.tenants for bundle in tenant.bundles]
-        failed = sum(bundle.status.phase == sync_pb2.CONFIG_PHASE_FAILED for bundle in bundles)
+        refused = sum(tenant.refused_count for tenant in node.tenants)
         table.add_row(
             node.node_id,
             "[green]connected[/]" if node.connected else "[red]disconnected[/]",
-            str(sum(bundle.status.sessions for bundle in bundles)),
+            str(sum(tenant.sessions for tenant in node.tenants)),
             " ".join(
                 f"{t.tenant_id} {t.acked_revision.number}/{t.sent_revision.number}" for t in node.tenants
             ),
-            f"[red]{failed}[/]" if failed else "0",
+            f"[red]{refused}[/]" if refused else "0",
             node.version,
         )
     out.print(table)
@@ -69,6 +69,7 @@ def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
 @app.command()
 def get(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")],
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="Only this tenant. [all]")] = "",
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +79,8 @@ def get(
     """
 
     async def use(client: Client) -> node_pb2.Node:
-        return (await client.nodes.GetNode(pb2.GetNodeRequest(node_id=node), timeout=CALL_SECONDS_MAX)).node
+        request = pb2.GetNodeRequest(node_id=node, tenant_id=tenant)
+        return (await client.nodes.GetNode(request, timeout=CALL_SECONDS_MAX)).node
 
     found = call(server, as_json, use)
     if as_json:
@@ -86,12 +88,12 @@ def get(
         return
     out.print(f"[bold]{found.node_id}[/] {'connected' if found.connected else 'disconnected'}")
     table = Table(box=None, pad_edge=False)
-    for column in ("AGENT", "PHASE", "SENT", "RUNS", "SESSIONS", "WHY"):
+    for column in ("TENANT", "AGENT", "PHASE", "SENT", "RUNS", "SESSIONS", "WHY"):
         table.add_column(column)
-    for tenant in found.tenants:
-        for bundle in tenant.bundles:
+    for part in found.tenants:
+        for bundle in part.bundles:
             table.add_row(
-                bundle.name,
+                *split_agent_name(bundle.name),
                 _phase(bundle.status.phase),
                 bundle.sent_etag[:8],
                 bundle.effective_etag[:8] or "-",
@@ -99,6 +101,10 @@ def get(
                 escape(bundle.status.error.message),
             )
     out.print(table)
+    if left_out := sum(part.bundle_count - len(part.bundles) for part in found.tenants):
+        out.print(f"[dim]… and {left_out} more[/]")
+    if not tenant and len(found.tenants) < found.tenant_count:
+        out.print(f"[dim]… and more of {found.tenant_count} tenants; name one by --tenant[/]")
 
 
 def wait(
@@ -139,7 +145,7 @@ def convergence_lines(answer: pb2.WaitForConvergenceResponse) -> list[str]:
     """The lines of `print_convergence`, in rich's markup."""
     waited = answer.waited.ToMilliseconds()
     verdict = "[green]every node runs[/]" if answer.converged else "[red]not every node runs[/]"
-    count = f"{len(answer.nodes)} node{'s' * (len(answer.nodes) != 1)}"
+    count = f"{answer.node_count} node{'s' * (answer.node_count != 1)}"
     lines = [f"{verdict} revision {answer.revision.number} ({count}, waited {waited} ms)"]
     for node in answer.nodes:
         state = node_pb2.ConvergenceState.Name(node.state).removeprefix("CONVERGENCE_STATE_")
@@ -151,4 +157,8 @@ def convergence_lines(answer: pb2.WaitForConvergenceResponse) -> list[str]:
                 f"      [yellow]{escape(violation.field)}[/]: {escape(violation.description)}"
                 for violation in violations_of(lagging.error)
             ]
+        if more := node.lagging_count - len(node.lagging):
+            lines.append(f"    [dim]… and {more} more[/]")
+    if more := answer.node_count - len(answer.nodes):
+        lines.append(f"  [dim]… and {more} more nodes[/]")
     return lines
