@@ -22,7 +22,7 @@ from control_plane.fleet.scope import scope_of
 from control_plane.fleet.words import Words
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
-from voxplane.names import AgentName, TenantId, split_agent_name
+from voxplane.names import AgentName, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
@@ -220,11 +220,8 @@ class Fleet:
             self._followers.discard(changes)
 
     def _take(self, node: NodeRecord, status: sync_pb2.BundleStatus, order: int) -> bool:
-        try:
-            tenant_id, _ = split_agent_name(status.name)
-        except ValueError:
-            return False
-        tenant = node.tenants.get(tenant_id)
+        # The name is looked up whole in the tenant's level, so this is enough.
+        tenant = node.tenants.get(TenantId(status.name.partition("/")[2].partition("/")[0]))
         return tenant is not None and tenant.report(status, self._words.of(status), order)
 
     def _changed(self, node_id: str) -> None:
