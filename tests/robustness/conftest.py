@@ -15,3 +15,10 @@ def long_mode(request: pytest.FixtureRequest) -> bool:
     """Whether a test may take minutes."""
     # In a run of all tests the option is not known.
     return bool(request.config.getoption("--long", default=False))
+
+
+@pytest.fixture
+def long_only(long_mode: bool) -> None:
+    """Skips a test that takes minutes. Name it before fixtures that cost."""
+    if not long_mode:
+        pytest.skip("with --long")

@@ -29,7 +29,7 @@ from voxplane.v1 import agent_service_pb2 as agents_pb2
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 
 STEPS = (HOUR, -HOUR, DAY, -DAY, 0.0)
-STEP_SECONDS = 0.7
+STEP_SECONDS = 0.4
 TENANT, AGENT = "red", "clocked"
 
 pytestmark = pytest.mark.skipif(bool(shims.why_not()), reason=shims.why_not())

@@ -95,10 +95,8 @@ async def test_a_herd_leaves_a_draining_server_apart(server: Serving) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_5000_streams_arrive_at_once_and_none_is_lost(server: Serving, long_mode: bool) -> None:
+async def test_5000_streams_arrive_at_once_and_none_is_lost(long_only: None, server: Serving) -> None:
     """5,000 streams that arrive in one moment are all served."""
-    if not long_mode:
-        pytest.skip("with --long")
     await _publish(server, b"<0>")
     async with herd(server.address, HERD_LONG, _watch) as nodes:
         await nodes.until(b"<0>", SECONDS_MAX)

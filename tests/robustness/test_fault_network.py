@@ -27,7 +27,7 @@ from tests.robustness.history import Ended
 from tests.robustness.watcher import Spec
 
 BEFORE_SECONDS = 0.7
-FAULT_SECONDS = 1.5
+FAULT_SECONDS = 1.2
 FAULT_SECONDS_LONG = 60.0
 
 Act = Callable[[FaultProxy], Awaitable[None]]
