@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
+from tests.robustness.answers import reason
 from tests.robustness.faults import shims, small_disk
 from tests.robustness.faults.disk import Call, DiskFaults
 from tests.robustness.faults.scene import (
@@ -24,8 +26,12 @@ from tests.robustness.faults.scene import (
     scene,
 )
 from tests.robustness.faults.serving import Serving, serving
+from tests.robustness.findings import Property
 from tests.robustness.history import Operation
-from tests.robustness.watcher import Spec
+from tests.robustness.watcher import Spec, connect
+from voxplane.v1 import agent_pb2
+from voxplane.v1 import agent_service_pb2 as agents_pb2
+from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 
 DISK_BYTES = 24 * 1024 * 1024
 CALM_SECONDS = 0.4
@@ -55,12 +61,21 @@ async def _until_acknowledged(stage: Scene, since: float) -> None:
             await asyncio.sleep(0.05)
 
 
-def _check_reads_and_streams(stage: Scene, began: float, until: float) -> None:
+def _check_reads(stage: Scene, began: float, until: float) -> None:
     reads = [one for one in stage.operations(began) if one.call in READS and one.start < until]
     assert {one.reason for one in reads if one.outcome == "unknown"} <= {"AGENT_NOT_FOUND"}
     assert any(one.outcome == "ok" for one in reads)
+
+
+def _check_heartbeats(stage: Scene, began: float, until: float) -> None:
     beats = [one for one in stage.received(began, until, "all") if one.beat is not None]
     assert len(beats) >= (until - began) / HEARTBEAT_SECONDS - 2
+
+
+async def _list(server: Serving) -> list[agent_pb2.Agent]:
+    async with connect(server.address) as channel:
+        request = agents_pb2.ListAgentsRequest(tenant_id="red")
+        return list((await agents_grpc.AgentServiceStub(channel).ListAgents(request)).agents)
 
 
 async def test_a_full_disk_is_survived(tmp_path: Path) -> None:
@@ -90,7 +105,8 @@ async def test_a_full_disk_is_survived(tmp_path: Path) -> None:
             refused = [one for one in _writes(stage.operations(full)) if one.end < until]
             assert refused
             assert {one.reason for one in refused if one.outcome == "unknown"} == {UNAVAILABLE}
-            _check_reads_and_streams(stage, began, until)
+            _check_reads(stage, began, until)
+            _check_heartbeats(stage, began, until)
             await _until_acknowledged(stage, until)
         assert server.logged("the log can be written again")
         await server.kill()
@@ -154,6 +170,65 @@ async def test_an_acknowledged_write_survives_every_fault_and_the_loss_of_power(
         await _power_off(server, disk)
         await stage.began_anew()
         require_nothing_found(await stage.finish())
+
+
+@needs_shims
+async def test_a_disk_that_hangs_and_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """While syncs hang, reads and heartbeats go on, and writes are answered when
+    it is over. A tenant that cannot be read from the disk is STORE_UNAVAILABLE
+    until it can."""
+    disk = DiskFaults(tmp_path / "data", tmp_path / "disk")
+    (tmp_path / "data").mkdir()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        environment = {**ENVIRONMENT, **disk.environment}
+        server = await enter(serving(tmp_path / "data", tmp_path / "log", environment))
+        stage = await enter(scene(server, tmp_path, 6))
+        stage.watch([Spec("all", "-")])
+        stage.write(6, pause_seconds=0.02)
+        await asyncio.sleep(CALM_SECONDS)
+        async with stage.fault("syncs hang") as began:
+            disk.hang(Call.SYNC)
+            await asyncio.sleep(2 * FAULT_SECONDS)
+            assert await asyncio.wait_for(_list(server), FAULT_SECONDS)
+            until = stage.recorder.now()
+            disk.heal()
+        await _until_acknowledged(stage, until)
+        _check_heartbeats(stage, began, until)
+        assert any(one.outcome == "ok" and one.end - one.start > FAULT_SECONDS for one in stage.operations())
+        require_nothing_found(await stage.finish())
+        await server.kill()
+        await server.begin()
+        disk.fail(Call.READ)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await _list(server)
+        assert reason(refused.value) == UNAVAILABLE
+        disk.heal()
+        assert await _list(server)
+
+
+@needs_shims
+async def test_the_loss_of_what_was_acknowledged_would_be_found(tmp_path: Path) -> None:
+    """On a disk that lies about its syncs the loss of power does lose what was
+    acknowledged, and the checker finds it: so it would in a store that syncs too
+    little."""
+    disk = DiskFaults(tmp_path / "data", tmp_path / "disk", remembers=True)
+    (tmp_path / "data").mkdir()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        environment = {**ENVIRONMENT, **disk.environment}
+        server = await enter(serving(tmp_path / "data", tmp_path / "log", environment))
+        stage = await enter(scene(server, tmp_path, 5))
+        stage.watch([Spec("all", "-")])
+        stage.write(4, pause_seconds=0.02)
+        await asyncio.sleep(CALM_SECONDS)
+        stage.read_log()
+        disk.lie()
+        await asyncio.sleep(CALM_SECONDS)
+        await _power_off(server, disk)
+        disk.heal()
+        await stage.began_anew()
+        assert Property.DURABLE in (await stage.finish()).violated
 
 
 async def _power_off(server: Serving, disk: DiskFaults) -> None:

@@ -20,7 +20,7 @@ _RULE = struct.Struct("IIIIQQ")
 _COMMAND = struct.Struct("II")
 _COMMAND_AT = 3 * _RULE.size
 _ONLY_AT = _COMMAND_AT + _COMMAND.size
-_PASS, _FAIL, _SHORT, _HANG = range(4)
+_PASS, _FAIL, _SHORT, _HANG, _LIE = range(5)
 _FORGET, _POWER_OFF = 1, 2
 
 
@@ -64,6 +64,10 @@ class DiskFaults:
     def hang(self, call: Call, *, after: int = 0) -> None:
         """Have calls wait for `heal`; then they succeed."""
         self._rule(call, _HANG, after, 0, 0)
+
+    def lie(self) -> None:
+        """Have syncs succeed and do nothing."""
+        self._rule(Call.SYNC, _LIE, 0, 0, 0)
 
     def heal(self) -> None:
         """Have all calls succeed."""

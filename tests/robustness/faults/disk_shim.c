@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PASS, FAIL, SHORT, HANG };
+enum { PASS, FAIL, SHORT, HANG, LIE };
 enum { NOTHING, FORGET, POWER_OFF };
 enum { PAGE = 4096, BUCKETS = 4096, POLL_MS = 2 };
 
@@ -268,7 +268,11 @@ static int do_sync(int file, long call) {
         errno = before;
         return syscall(call, file);
     }
-    int failed = fails(&control->sync, judge(&control->sync, path)), error = errno;
+    int act = judge(&control->sync, path), failed = fails(&control->sync, act), error = errno;
+    if (act == LIE) {
+        errno = before;
+        return 0;
+    }
     if (remember) {
         pthread_mutex_lock(&lock);
         settle(&about, failed);
