@@ -55,7 +55,8 @@ SHORT_BYTES_MAX = 20 * 1024
 SHORT_TAGS_MAX = 32
 SHORT_TAG_CHARS_MAX = 1_000
 _SHORT_TAG = re.compile(rf"\{{[{{%].{{0,{SHORT_TAG_CHARS_MAX}}}?[%}}]\}}", re.DOTALL)
-_NAME_TAG = re.compile(r"(?<!\{)\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}", re.ASCII)
+_OPENING = re.compile(r"\{[{%]")
+_NAME_TAG = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}", re.ASCII)
 _LONG_WORK = re.compile(
     r"\.\.|\b(?:for|split|join|sort|sort_natural|uniq|compact|concat|reverse|replace|replace_first|remove|times|date)\b"
 )
@@ -115,10 +116,10 @@ def _has_only_names(prompt: agent_config_pb2.PromptConfig) -> bool:
     nothing can fail, and it need not be read."""
     source = prompt.instructions
     openings = _openings(source)
-    if openings > SHORT_TAGS_MAX:
+    if openings > SHORT_TAGS_MAX or "{{{" in source:
         return False
     names = _NAME_TAG.findall(source)
-    given = {**prompt.dynamic_vars, **_ANY_CALL}
+    given = prompt.dynamic_vars if not names else {**prompt.dynamic_vars, **_ANY_CALL}
     return (
         len(names) == openings
         and all(name in given and _is_a_name(name) for name in names)
@@ -127,7 +128,7 @@ def _has_only_names(prompt: agent_config_pb2.PromptConfig) -> bool:
 
 
 def _openings(source: str) -> int:
-    return source.count("{{") + source.count("{%")
+    return len(_OPENING.findall(source))
 
 
 @lru_cache(maxsize=TEMPLATES_CACHED_MAX)
