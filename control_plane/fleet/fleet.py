@@ -222,7 +222,11 @@ class Fleet:
     def _take(self, node: NodeRecord, status: sync_pb2.BundleStatus, order: int) -> bool:
         # The name is looked up whole in the tenant's level, so this is enough.
         tenant = node.tenants.get(TenantId(status.name.partition("/")[2].partition("/")[0]))
-        return tenant is not None and tenant.report(status, self._words.of(status), order)
+        if tenant is None:
+            return False
+        if tenant.unacked:
+            tenant.settle(node.acked_nonce)
+        return tenant.report(status, self._words.of(status), order)
 
     def _changed(self, node_id: str) -> None:
         for follower in self._followers:
