@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.message import Message
 
 from control_plane.edge.around import Around, Context, Proceed
 from control_plane.edge.calls import OURS
+from control_plane.state import BesideLoop
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_service_pb2 as service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -25,7 +26,7 @@ class Validation(Around):
     What a message has beyond the contract is dropped, and so never stored."""
 
     def __init__(self) -> None:
-        self._checking_long = asyncio.Lock()
+        self._beside = BesideLoop()
 
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
@@ -38,9 +39,7 @@ class Validation(Around):
         if judged.ByteSize() <= SHORT_REQUEST_BYTES_MAX:
             _check(judged)
         else:
-            # Beside the loop, and one at a time, as it takes its time from it.
-            async with self._checking_long:
-                await asyncio.to_thread(_check, judged)
+            await self._beside.run(partial(_check, judged))
         return await proceed(request, context)
 
 

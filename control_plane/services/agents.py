@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -12,7 +13,7 @@ from google.protobuf.message import Message
 
 from control_plane.services import decisions, reads
 from control_plane.services.call import principal
-from control_plane.state import Act, Decision, Tenants, TenantState
+from control_plane.state import Act, BesideLoop, Decision, Tenants, TenantState
 from voxplane.names import TenantId
 from voxplane.v1 import agent_service_pb2 as service_pb2
 from voxplane.v1 import agent_service_pb2_grpc as service_grpc
@@ -29,6 +30,7 @@ class AgentService(service_grpc.AgentServiceServicer):
 
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
+        self._beside = BesideLoop()
 
     async def CreateAgent(
         self, request: service_pb2.CreateAgentRequest, context: Context
@@ -150,7 +152,10 @@ class AgentService(service_grpc.AgentServiceServicer):
         self, request: service_pb2.RenderPromptRequest, context: Context
     ) -> service_pb2.RenderPromptResponse:
         """See the contract."""
-        return await self._read(request.tenant_id, reads.render_prompt, request)
+        state = await self._tenants.get(TenantId(request.tenant_id))
+        if reads.is_long_to_render(state, request):
+            return await self._beside.run(partial(reads.render_prompt, state, request))
+        return reads.render_prompt(state, request)
 
     async def _commit(
         self,

@@ -15,7 +15,8 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
-PAGE_BYTES_MAX = 3 * 1_048_576
+PAGE_BYTES_MAX = 1_048_576
+"""A page is made in one turn of the event loop: a few milliseconds."""
 _BINDING_BYTES = 12
 
 ItemT = TypeVar("ItemT", bound=Message)

@@ -8,6 +8,7 @@ from control_plane.services.pages import last_key, last_number, page
 from control_plane.state import TenantState
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import LIVE
+from voxplane.prompt import is_long_to_check
 from voxplane.prompt import render_prompt as render
 from voxplane.v1 import agent_config_pb2, agent_pb2
 from voxplane.v1 import agent_service_pb2 as service_pb2
@@ -65,6 +66,12 @@ def list_agent_versions(
     return service_pb2.ListAgentVersionsResponse(
         versions=found, next_page_token=token, revision=state.revision_message()
     )
+
+
+def is_long_to_render(state: TenantState, request: service_pb2.RenderPromptRequest) -> bool:
+    """Whether render_prompt may take more than a few milliseconds. Raises what
+    it raises for a version that is not there."""
+    return is_long_to_check(_source(state, request).prompt_config)
 
 
 def render_prompt(

@@ -1,5 +1,6 @@
 """Tenant state: the log applied, and the one way to change it."""
 
+from control_plane.state.beside import BesideLoop
 from control_plane.state.decision import Act, Decide, Decision, Postponed
 from control_plane.state.pipeline import Change
 from control_plane.state.tenant_state import (
@@ -16,6 +17,7 @@ from control_plane.state.tenants import Tenants
 __all__ = [
     "Act",
     "AgentRecord",
+    "BesideLoop",
     "BundleRecord",
     "Change",
     "Decide",

@@ -94,6 +94,8 @@ class Pipeline:
     async def catch_up(self) -> None:
         """Take in what another writer has committed. Does nothing unless a
         commit has failed since the last time. Raises StoreError."""
+        if not self._stale and not self._catching_up.locked():
+            return
         async with self._catching_up:
             if not self._stale:
                 return

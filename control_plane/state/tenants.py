@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
 import structlog
 from google.protobuf.message import Message
 
+from control_plane.state.beside import BesideLoop
 from control_plane.state.decision import Act, Decide, Postponed, ResponseT
 from control_plane.state.load import load, replay
 from control_plane.state.pipeline import Change, Pipeline, Submitted
@@ -79,12 +79,12 @@ class Tenants:
         self._no_ops = NoOpAnswers(clock)
         self._rewound = Rewound(clock)
         self._snapshots: dict[TenantId, asyncio.Task[None]] = {}
-        self._finding_out = asyncio.Lock()
+        self._beside = BesideLoop()
 
     async def get(self, tenant_id: TenantId) -> TenantState:
         """The tenant's state, loaded if need be; revision 0 if it has none.
         Raises VoxplaneError STORE_UNAVAILABLE."""
-        with _store_errors():
+        with _STORE_ERRORS:
             return (await self._residents.get(tenant_id)).durable
 
     def peek(self, tenant_id: TenantId) -> TenantState | None:
@@ -95,13 +95,13 @@ class Tenants:
     async def replay(self, tenant_id: TenantId, to_revision: int) -> TenantState:
         """The tenant as it was at a revision. Raises VoxplaneError
         REVISION_COMPACTED, REVISION_IN_FUTURE, STORE_UNAVAILABLE."""
-        with _store_errors():
+        with _STORE_ERRORS:
             return await replay(self._store, tenant_id, to_revision)
 
     async def tenant_ids(self) -> list[TenantId]:
         """All tenants that have a commit, in ascending order. Raises
         VoxplaneError STORE_UNAVAILABLE."""
-        with _store_errors():
+        with _STORE_ERRORS:
             return await self._store.tenants()
 
     def subscribe(self, listener: Listener) -> None:
@@ -181,7 +181,7 @@ class Tenants:
     async def _first_answer(self, call: _Call[ResponseT]) -> bytes:
         remembered = self._no_ops.get(call.tenant_id, call.request_id)
         if remembered is None:
-            with _store_errors():
+            with _STORE_ERRORS:
                 now = self._clock.time()
                 remembered = await self._store.answer(call.tenant_id, call.request_id, now)
         if remembered is not None:
@@ -190,7 +190,7 @@ class Tenants:
 
     async def _decide(self, call: _Call[ResponseT]) -> ResponseT:
         for _ in range(COMMIT_ATTEMPTS_MAX):
-            with _store_errors():
+            with _STORE_ERRORS:
                 pipeline = await self._residents.get(call.tenant_id)
                 await pipeline.catch_up()
             last = pipeline.last
@@ -198,7 +198,7 @@ class Tenants:
             try:
                 decision = call.decide(pipeline.tip, act)
             except Postponed as postponed:
-                await self._find_out(postponed)
+                await self._beside.run(postponed.find_out)
                 continue
             except VoxplaneError:
                 if await _came_true(last):
@@ -221,7 +221,7 @@ class Tenants:
             )
             submitted = pipeline.submit(decision, meta)
             try:
-                with _store_errors():
+                with _STORE_ERRORS:
                     await asyncio.shield(submitted.done)
             except RevisionConflict:
                 continue
@@ -237,18 +237,13 @@ class Tenants:
             try:
                 return decide(state, self._act(state, principal)).response
             except Postponed as postponed:
-                await self._find_out(postponed)
+                await self._beside.run(postponed.find_out)
         raise _too_many_changes()
-
-    async def _find_out(self, postponed: Postponed) -> None:
-        # One at a time: what runs beside the loop takes its time from it.
-        async with self._finding_out:
-            await asyncio.to_thread(postponed.find_out)
 
     async def _repeated(self, call: _Call[ResponseT], first: Answer) -> Answer:
         """The first answer, once what it tells of is served."""
         check_same(first, call.fingerprint)
-        with _store_errors():
+        with _STORE_ERRORS:
             pipeline = await self._residents.get(call.tenant_id)
             if pipeline.durable.revision < first.revision:
                 await pipeline.catch_up()
@@ -307,14 +302,15 @@ async def _came_true(last: Submitted | None) -> bool:
     return True
 
 
-@contextmanager
-def _store_errors() -> Generator[None]:
+class _StoreErrors:
     """Turns what only a retry can help with into an answer."""
-    try:
-        yield
-    except (RevisionConflict, DuplicateRequest):
-        raise
-    except StoreError as error:
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, StoreError) or isinstance(error, RevisionConflict | DuplicateRequest):
+            return
         _log.error("the store failed", error=str(error))
         message = "the store cannot be read or written; try again"
         if isinstance(error, OutcomeUnknown):
@@ -327,3 +323,6 @@ def _store_errors() -> Generator[None]:
             message,
             retry_after=STORE_RETRY_SECONDS,
         ) from error
+
+
+_STORE_ERRORS = _StoreErrors()
