@@ -99,21 +99,33 @@ def parse_reference(text: str) -> SecretReference:
 
 def looks_like_key(text: str) -> bool:
     """Whether a key seems to be in the text."""
-    if _PEM_BEGIN in text and _PEM.search(text):
-        return True
-    # No other key has a space in it, and prose is mostly short words.
-    words = " ".join([word for word in text.split() if len(word) >= WORD_CHARS_MIN])
-    if _VENDOR_KEY.search(words):
-        return True
-    if "=" in words and any(_is_credential(found[1]) for found in _CREDENTIAL.finditer(words)):
+    words = _long_words(text)
+    if _has_known_key(text, words):
         return True
     if "://" in words:
-        if _PASSWORD.search(words):
-            return True
         words = _ADDRESS.sub(" ", words)
     if not _TOKEN.search(words):
         return False
     return any(_is_random(token.group()) for token in _TOKEN.finditer(_NO_KEY.sub(" ", words)))
+
+
+def has_known_key(text: str) -> bool:
+    """Whether a key is in the text whose look gives it away: one that is only
+    long and random may be the hash of a commit."""
+    return _has_known_key(text, _long_words(text))
+
+
+def _long_words(text: str) -> str:
+    # No key but PEM has a space in it, and prose is mostly short words.
+    return " ".join([word for word in text.split() if len(word) >= WORD_CHARS_MIN])
+
+
+def _has_known_key(text: str, words: str) -> bool:
+    if _PEM_BEGIN in text and _PEM.search(text):
+        return True
+    if _VENDOR_KEY.search(words) or ("://" in words and _PASSWORD.search(words)):
+        return True
+    return "=" in words and any(_is_credential(found[1]) for found in _CREDENTIAL.finditer(words))
 
 
 def secret_literals(message: Message) -> list[Violation]:

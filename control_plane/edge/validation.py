@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from control_plane.edge.around import Around, Context, Proceed
 from control_plane.edge.calls import OURS
 from control_plane.state import BesideLoop
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_service_pb2 as service_pb2
+from voxplane.v1 import config_sync_service_pb2, node_service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.validation import violations_of_message
 
@@ -27,6 +29,7 @@ class Validation(Around):
 
     def __init__(self) -> None:
         self._beside = BesideLoop()
+        _compile_rules()
 
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
@@ -41,6 +44,16 @@ class Validation(Around):
         else:
             await self._beside.run(partial(_check, judged))
         return await proceed(request, context)
+
+
+@cache
+def _compile_rules() -> None:
+    """Rules are compiled when they are first needed, which takes tens of
+    milliseconds: before the first stream is there."""
+    for module in (service_pb2, config_sync_service_pb2, node_service_pb2):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                violations_of_message(GetMessageClass(method.input_type)())
 
 
 def _check(message: Message) -> None:

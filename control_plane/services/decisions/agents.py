@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from control_plane.services.decisions.change import AgentChange, check_etag, find, find_for_change
-from control_plane.services.decisions.check import check
+from control_plane.services.decisions.check import check, check_words
 from control_plane.state import Act, AgentRecord, Decision, TenantState
 from voxplane.digest import content_hash
 from voxplane.errors import VoxplaneError
 from voxplane.names import LIVE, AgentId, agent_name
+from voxplane.secrets import has_known_key
 from voxplane.v1 import agent_pb2
 from voxplane.v1 import agent_service_pb2 as service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -34,6 +37,7 @@ def create_agent(
             f"a tenant has at most {AGENTS_PER_TENANT_MAX} agents, deleted ones included",
         )
     check(request.config)
+    check_words({"display_name": request.display_name, "note": request.note, **_labels(request)})
     agent = agent_pb2.Agent(
         tenant_id=request.tenant_id,
         agent_id=request.agent_id,
@@ -49,6 +53,15 @@ def create_agent(
         agent=change.agent, version=version, revision=change.revision()
     )
     return Decision(mutations, response)
+
+
+def _labels(request: service_pb2.CreateAgentRequest) -> dict[str, str]:
+    """Keys and values of the labels by their paths. No path has a key that is
+    a secret."""
+    values = {
+        f"labels[{json.dumps(key)}]": value for key, value in request.labels.items() if not has_known_key(key)
+    }
+    return {"labels": " ".join(request.labels), **values}
 
 
 def delete_agent(

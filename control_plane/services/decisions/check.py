@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import partial
 
 import cachetools
@@ -10,6 +11,7 @@ import cachetools
 from control_plane.state import Postponed
 from voxplane.digest import content_hash
 from voxplane.errors import Violation, VoxplaneError
+from voxplane.secrets import LITERAL, has_known_key
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.validation import check_config, violations_of_message
@@ -38,6 +40,18 @@ def check(config: agent_config_pb2.AgentConfig) -> None:
     if refusal is None:
         raise Postponed(partial(_find_out, config))
     raise VoxplaneError(refusal.reason, refusal.message, violations=refusal.violations)
+
+
+def check_words(words: Mapping[str, str]) -> None:
+    """Raises VoxplaneError SECRET_LITERAL if there is a key in what was written
+    beside the config, by paths of the request."""
+    found = [Violation(path, LITERAL) for path, text in words.items() if text and has_known_key(text)]
+    if found:
+        raise VoxplaneError(
+            reason_pb2.ERROR_REASON_SECRET_LITERAL,
+            f"a secret is not to be stored: {found[0].field}: {found[0].description}",
+            violations=found,
+        )
 
 
 def _find_out(config: agent_config_pb2.AgentConfig) -> None:

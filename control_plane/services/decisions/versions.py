@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from control_plane.services.decisions.change import AgentChange, aliased_version, find_for_change
-from control_plane.services.decisions.check import check
+from control_plane.services.decisions.check import check, check_words
 from control_plane.services.decisions.mask import merge
 from control_plane.state import Act, AgentRecord, Decision, TenantState
 from voxplane.digest import content_hash
@@ -122,6 +122,7 @@ def _publish(
     if content == base.content_hash:
         return _Published([], record.agent, base, state.revision_message())
     check(config)
+    check_words({"note": note})
     change = AgentChange(state, record, act)
     version = change.publish(config, content, note)
     if alias is not None:

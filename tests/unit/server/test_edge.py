@@ -116,6 +116,41 @@ async def test_each_message_of_a_client_stream_is_validated(running: Served) -> 
     assert (found.reason, set(found.fields)) == ("INVALID_REQUEST", {"report"})
 
 
+async def test_what_the_contract_does_not_have_is_not_stored(running: Served) -> None:
+    """Fields that the server does not know are dropped, at every depth."""
+    request = update("New.")
+    unknown = b"\xfa\x3e\x06secret"
+    request.config.llm_config.MergeFromString(unknown)
+    request.config.prompt_config.MergeFromString(unknown)
+    request.update_mask.paths.append("llm_config")
+    request.config.llm_config.provider = "offline"
+    await running.agents.UpdateAgentConfig(request)
+    read = service_pb2.GetAgentVersionRequest(tenant_id=TENANT, agent_id=AGENT)
+    version = (await running.agents.GetAgentVersion(read)).version
+    assert version.config.prompt_config.instructions == "New."
+    assert b"secret" in request.SerializeToString()
+    assert b"secret" not in version.SerializeToString()
+
+
+async def test_a_long_request_is_judged_like_a_short_one(running: Served) -> None:
+    """Large schemas and heavy templates pass, and are refused with their paths."""
+    request = create("large")
+    for number in range(60):
+        field = request.config.schema_config.fields.add(field_name=f"f{number}", field_type="string")
+        field.description = "What it means. " * 30
+    request.config.prompt_config.instructions = "{% for i in (1..9) %}{{ i }}{% endfor %}"
+    assert (await running.agents.CreateAgent(request)).version.number == 1
+    request.agent_id = "larger"
+    request.config.schema_config.fields[7].constraints.pattern = "("
+    found = await refusal(running.agents.CreateAgent(request))
+    assert set(found.fields) == {"config.schema_config.fields[7].constraints.pattern"}
+    request.config.schema_config.fields[7].field_type = "nothing"
+    found = await refusal(running.agents.CreateAgent(request))
+    assert "config.schema_config.fields[7].field_type" in found.fields
+    preview = service_pb2.RenderPromptRequest(tenant_id=TENANT, agent_id="large")
+    assert (await running.agents.RenderPrompt(preview)).instructions == "123456789"
+
+
 async def test_a_bad_watch_is_refused(running: Served) -> None:
     """The first message of a server stream is validated like any request."""
     call = sync_grpc.ConfigSyncServiceStub(running.channel).WatchConfig(

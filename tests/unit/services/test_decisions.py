@@ -13,7 +13,7 @@ from control_plane.services.decisions.change import (
     ALIASES_PER_AGENT_MAX,
     VERSIONS_PER_AGENT_MAX,
 )
-from control_plane.state import TenantState, empty, from_snapshot, to_snapshot
+from control_plane.state import Postponed, TenantState, empty, from_snapshot, to_snapshot
 from tests.unit.services.agent_requests import (
     AGENT,
     NOW,
@@ -130,6 +130,54 @@ def test_a_bad_config_names_paths_of_the_request() -> None:
     fields = {violation.field for violation in raised.value.violations}
     assert "config.llm_config.temperature" in fields
     assert any(field.startswith("config.prompt_config.dynamic_vars") for field in fields)
+
+
+KEY = "sk-" + "x1" * 12
+
+
+def test_what_is_written_beside_the_config_holds_no_key() -> None:
+    """A key in the name, in a label or in a note is refused by its path, which
+    does not repeat it; the hash of a commit is no key there."""
+    request = create(display_name=KEY, note=f"see {KEY}")
+    request.labels["team"] = KEY
+    request.labels[KEY] = KEY
+    request.labels["commit"] = "3f786850e387550fdab836ed7e6dc881de23001b"
+    with pytest.raises(VoxplaneError) as raised:
+        decisions.create_agent(empty(TENANT, "e"), request, act())
+    assert reason(raised) == "SECRET_LITERAL"
+    assert {violation.field for violation in raised.value.violations} == {
+        "display_name",
+        "note",
+        "labels",
+        'labels["team"]',
+    }
+    assert KEY not in repr(raised.value.violations) + raised.value.message
+    with pytest.raises(VoxplaneError) as raised:
+        decisions.update_agent_config(with_agent(), update("New.", note=KEY), act())
+    assert [violation.field for violation in raised.value.violations] == ["note"]
+
+
+LONG = "{% for i in (1..9) %}{{ i }}{% endfor %}"
+
+
+def test_what_takes_long_to_judge_is_judged_elsewhere() -> None:
+    """A decision on a heavy template is put off until it is found out whether
+    the template is good; then it is made, or refused as any other."""
+    state = with_agent()
+    for instructions, refused in ((LONG, False), (LONG + "{{ missing }}", True)):
+        request = update(instructions)
+        with pytest.raises(Postponed) as raised:
+            decisions.update_agent_config(state, request, act())
+        raised.value.find_out()
+        if not refused:
+            assert decisions.update_agent_config(state, request, act()).mutations
+            continue
+        with pytest.raises(VoxplaneError) as first:
+            decisions.update_agent_config(state, request, act())
+        with pytest.raises(VoxplaneError) as short:
+            decisions.update_agent_config(state, update("{{ missing }}"), act())
+        assert first.value.message == short.value.message
+        assert first.value.violations == short.value.violations
 
 
 def test_a_wrong_etag_is_refused() -> None:

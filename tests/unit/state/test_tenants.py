@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 from control_plane.services import decisions
-from control_plane.state import Tenants, TenantState
+from control_plane.state import Act, Decision, Postponed, Tenants, TenantState
 from control_plane.state.load import load
 from control_plane.state.pipeline import Pipeline
 from control_plane.state.residents import IDLE_SECONDS_MAX
@@ -24,6 +25,7 @@ from voxplane.v1 import agent_service_pb2 as service_pb2
 
 Created = service_pb2.CreateAgentResponse
 Updated = service_pb2.UpdateAgentConfigResponse
+THREAD_SECONDS_MAX = 30.0
 
 
 class World:
@@ -151,6 +153,52 @@ async def test_validate_only_changes_nothing() -> None:
     assert (await world.create(request)).revision.number == 1
     assert (await world.tenants.get(TENANT)).revision == 0
     assert (await world.create(create(request_id="r1"))).revision.number == 1
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_a_decision_that_has_to_find_something_out_does_not_hold_the_loop(validate_only: bool) -> None:
+    """What takes long runs on a thread; other calls are answered meanwhile, and
+    then the decision is made on what is the state by then."""
+    world = World()
+    await world.create(create())
+    started, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    known: list[int] = []
+
+    def find_out() -> None:
+        loop.call_soon_threadsafe(started.set)
+        go_on.wait(THREAD_SECONDS_MAX)
+        known.append(threading.get_ident())
+
+    def decide(state: TenantState, act: Act) -> Decision[Updated]:
+        if not known:
+            raise Postponed(find_out)
+        return decisions.update_agent_config(state, update("Long."), act)
+
+    request = update("Long.")
+    request.validate_only = validate_only
+    slow = asyncio.create_task(
+        world.tenants.commit(TENANT, decide, request, method="/u", principal="tester", answer=Updated)
+    )
+    await started.wait()
+    assert (await world.update(update("Short."))).version.number == 2
+    go_on.set()
+    assert (await slow).version.number == 3
+    assert known != [threading.get_ident()]
+
+
+async def test_a_decision_that_never_gets_to_know_ends() -> None:
+    """A decision that is put off again and again is given up."""
+    world = World()
+
+    def decide(_state: TenantState, _act: Act) -> Decision[Updated]:
+        raise Postponed(lambda: None)
+
+    with pytest.raises(VoxplaneError) as raised:
+        await world.tenants.commit(
+            TENANT, decide, update("x"), method="/u", principal="tester", answer=Updated
+        )
+    assert raised.value.reason_name == "REVISION_CONFLICT"
 
 
 async def test_a_failed_commit_takes_back_what_was_built_on_it() -> None:
