@@ -126,16 +126,18 @@ class Fleet:
         level: SentLevel,
         removed: Iterable[AgentName],
         nonce: int | None,
-    ) -> None:
+    ) -> int:
         """A stream has moved to a level, with the message of that nonce or
-        with none. Streams that are no node's are passed over."""
+        with none. Streams that are no node's are passed over. Returns the
+        number of a report that came before it could be taken, or 0."""
         node = self._streams.get(stream_id)
         if node is None:
-            return
+            return 0
         node.sent(tenant_id, level, removed, nonce)
         # With a message, there is news when the node has answered.
         if nonce is None:
             self._changed(node.info.node_id)
+        return node.missed()
 
     def report(self, report: sync_pb2.ReportConfigStatusRequest) -> int:
         """Take what a node reports of its stream. The nonce is one that was
@@ -173,12 +175,16 @@ class Fleet:
         words = {name: tenant.reports.word(name) for name in tenant.refusals}
         return {name: word.etag for name, word in words.items() if word is not None}
 
-    def removed(self, stream_id: str, tenant_id: TenantId) -> None:
+    def removed(self, stream_id: str, tenant_id: TenantId) -> int:
         """A stream has nothing to do with a tenant any more, or has not been
-        allowed to from the start; what its node had of it is forgotten."""
+        allowed to from the start; what its node had of it is forgotten. Returns
+        the number of a report that came before it could be taken, or 0."""
         node = self._streams.get(stream_id)
-        if node is not None and node.removed(tenant_id):
+        if node is None:
+            return 0
+        if node.removed(tenant_id):
             self._changed(node.info.node_id)
+        return node.missed()
 
     def close(self, stream_id: str) -> None:
         """A stream has ended."""
@@ -221,8 +227,11 @@ class Fleet:
 
     def _take(self, node: NodeRecord, status: sync_pb2.BundleStatus, order: int) -> bool:
         # The name is looked up whole in the tenant's level, so this is enough.
-        tenant = node.tenants.get(TenantId(status.name.partition("/")[2].partition("/")[0]))
+        tenant_id = TenantId(status.name.partition("/")[2].partition("/")[0])
+        tenant = node.tenants.get(tenant_id)
         if tenant is None:
+            if tenant_id in node.declared:
+                node.early = node.early or max(node.sequence, 1)
             return False
         if tenant.unacked:
             tenant.settle(node.acked_nonce)

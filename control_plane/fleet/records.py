@@ -153,7 +153,9 @@ class TenantRecord:
 @dataclass(slots=True)
 class NodeRecord:
     """What is known of one node. `tenant_id` and `scope` are what it asks for,
-    `stream_id` is empty while it holds no stream, times are s since 1970."""
+    `stream_id` is empty while it holds no stream, times are s since 1970.
+    `early` is the number of a report that told of tenants which the stream has
+    not come to yet, or 0."""
 
     info: sync_pb2.NodeInfo
     tenant_id: str
@@ -165,6 +167,7 @@ class NodeRecord:
     acked_nonce: int = 0
     sequence: int = 0
     streams_before: int = 0
+    early: int = 0
     tenants: dict[TenantId, TenantRecord] = field(default_factory=dict[TenantId, TenantRecord])
     lost: Set[TenantId] = frozenset[TenantId]()
 
@@ -209,6 +212,14 @@ class NodeRecord:
         self.declared.pop(tenant_id, None)
         self.lost = self.lost | {tenant_id}
         return known
+
+    def missed(self) -> int:
+        """The number of the report that told of tenants before the stream came
+        to them, once it has come to all; otherwise 0."""
+        if not self.early or self.declared:
+            return 0
+        missed, self.early = self.early, 0
+        return missed
 
     def tenant(self, tenant_id: TenantId) -> TenantRecord | None:
         """What the node has of a tenant, up to date; None if it was sent

@@ -16,6 +16,7 @@ from control_plane.watch.rights import Rights
 from control_plane.watch.stream import (
     NOT_REFUSED,
     Action,
+    Ahead,
     Close,
     Draining,
     Dropped,
@@ -251,10 +252,12 @@ class Stream:
                 return around.encoder.part(part) + self._suffix.bytes(nonce)
             case Moved(tenant_id, level, removed, nonce):
                 if self.node_id:
-                    around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce)
+                    self._ask(around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce))
             case Dropped(tenant_id):
                 if self.node_id:
-                    around.fleet.removed(self.stream_id, tenant_id)
+                    self._ask(around.fleet.removed(self.stream_id, tenant_id))
+            case Ahead(tenant_id, claimed, actual):
+                around.tenants.ahead(tenant_id, claimed, actual)
             case HeartbeatAfter(seconds):
                 around.pace.schedule(self, seconds)
             case Close(error):
@@ -262,6 +265,10 @@ class Stream:
             case _:
                 return self._rare(action) + self._suffix.bytes(action.nonce)
         return None
+
+    def _ask(self, missing: int) -> None:
+        if missing:
+            self.report_missing(missing)
 
     def _rare(self, action: SendHeartbeat | SendDrain | SendReportRequest) -> bytes:
         match action:

@@ -133,9 +133,19 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The tenant is gone from the stream."""
+    """The tenant is gone from the stream, or was never part of it."""
 
     tenant_id: TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """By the store's own epoch, the client has seen a revision of the tenant
+    that the store has not made."""
+
+    tenant_id: TenantId
+    claimed: int
+    actual: int
 
 
 class Send(NamedTuple):
@@ -185,7 +195,9 @@ class Close:
     error: VoxplaneError
 
 
-Action = Moved | Dropped | Send | SendHeartbeat | SendDrain | SendReportRequest | HeartbeatAfter | Close
+Action = (
+    Moved | Dropped | Ahead | Send | SendHeartbeat | SendDrain | SendReportRequest | HeartbeatAfter | Close
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +298,7 @@ class StreamState:
         state = event.state
         declared = self._declared.get(state.tenant_id)
         if event.permit.tenant and declared is not None and _is_ahead(declared, state):
-            return self._close(_in_future(state, declared))
+            return self._ahead(state, declared)
         if not event.permit.tenant or (not self._single and _has_vanished(declared, state)):
             return self._gone(state, permitted=event.permit.tenant)
         scope = self._scope
@@ -333,7 +345,7 @@ class StreamState:
         level = self._levels.pop(tenant_id, None)
         declared = self._declared.pop(tenant_id, None)
         self._untold.pop(tenant_id, None)
-        actions: list[Action] = []
+        actions: list[Action] = [Dropped(tenant_id)]
         if level is not None or declared is not None:
             had = (
                 level.bundles
@@ -344,10 +356,16 @@ class StreamState:
             )
             reason = "no such tenant" if permitted else "not permitted any more"
             part = farewell(tenant_id, state.revision_message(), had, reason)
-            actions += [Dropped(tenant_id), Send(part, self._next_nonce())]
+            actions.append(Send(part, self._next_nonce()))
         if self._single:
             actions += self._close(not_permitted(tenant_id))
         return actions
+
+    def _ahead(self, state: TenantState, declared: Declared) -> list[Action]:
+        closing = self._close(_in_future(state, declared))
+        if declared.revision is None or declared.epoch != state.epoch:
+            return closing
+        return [Ahead(state.tenant_id, declared.revision, state.revision), *closing]
 
     def _heartbeat(self, now: float) -> list[Action]:
         rules = self._rules

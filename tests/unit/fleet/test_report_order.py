@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from google.protobuf import any_pb2
 
-from tests.unit.fleet.fleet_world import APPLIED, FAILED, RECEIVED, REVERTED, SALES, World, watch
+from tests.unit.fleet.fleet_world import (
+    APPLIED,
+    FAILED,
+    RECEIVED,
+    REVERTED,
+    SALES,
+    Level,
+    World,
+    shown,
+    watch,
+)
 from voxplane.names import TenantId, agent_name
 from voxplane.v1 import node_pb2
 
@@ -36,6 +46,23 @@ def test_a_first_report_may_be_missing() -> None:
     assert world.report("", sequence=2) == 1
     world.fleet.open("s2", watch("n1", start=1))
     assert world.report("", sequence=1, stream="s2") == 0
+
+
+def test_what_was_reported_too_early_is_asked_for_once_all_was_sent() -> None:
+    """A node that comes back tells at once what runs. Where the stream has not
+    come to a tenant yet, that is asked for when it has come to all."""
+    world = World()
+    request = watch("n2", tenant="-")
+    request.start_revisions["acme"].number = request.start_revisions["globex"].number = 1
+    world.fleet.open("s2", request)
+    assert world.report("", world.status(APPLIED), stream="s2", sequence=1) == 0
+    level = Level(world.log.state)
+    assert world.fleet.sent("s2", ACME, level, (), 1) == 0
+    assert world.fleet.removed("s2", TenantId("globex")) == 1
+    assert world.fleet.sent("s2", ACME, level, (), 2) == 0
+    assert world.report("2", world.status(APPLIED), stream="s2", sequence=2) == 0
+    (tenant,) = shown(world.fleet, "n2").tenants
+    assert [bundle.status.phase for bundle in tenant.bundles] == [APPLIED]
 
 
 def test_a_repeat_or_a_late_report_is_no_gap() -> None:

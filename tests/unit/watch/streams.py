@@ -12,6 +12,7 @@ from control_plane.watch.rights import EVERY_AGENT, Permit
 from control_plane.watch.stream import (
     NOT_REFUSED,
     Action,
+    Ahead,
     Close,
     Dropped,
     Event,
@@ -50,6 +51,7 @@ class DrivenStream:
         self.sent: list[bytes] = []
         self.moves: list[Moved] = []
         self.dropped: list[str] = []
+        self.ahead: list[Ahead] = []
         self.waits: list[float] = []
         self.closed: VoxplaneError | None = None
         self.now = 0.0
@@ -96,6 +98,8 @@ class DrivenStream:
                 self.sent.append(encode_report_request(sequence) + self._suffix.bytes(nonce))
             case Dropped(tenant_id):
                 self.dropped.append(tenant_id)
+            case Ahead():
+                self.ahead.append(action)
             case HeartbeatAfter(seconds):
                 self.waits.append(seconds)
             case Close(error):

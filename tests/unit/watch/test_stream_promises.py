@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 
 from control_plane.watch.admission import Admission
 from control_plane.watch.rights import NOTHING, Permit
-from control_plane.watch.stream import Draining, Ending, HeartbeatDue, ReportMissing
+from control_plane.watch.stream import Ahead, Draining, Ending, HeartbeatDue, ReportMissing
 from tests.unit.watch.reference_client import ReferenceClient
 from tests.unit.watch.streams import AGE_SECONDS, DrivenStream
 from tests.unit.watch.tenant_log import TenantLog
@@ -196,6 +196,30 @@ def test_a_store_that_is_behind_removes_nothing() -> None:
     assert stream.show(TenantLog().state) == []
     assert stream.closed is not None
     assert stream.closed.reason == reason_pb2.ERROR_REASON_REVISION_IN_FUTURE
+
+
+def test_only_who_names_the_epoch_says_that_the_store_is_behind() -> None:
+    """A revision that is not made yet is told of where it is of the store's
+    own epoch; a client that names no epoch may be anybody's."""
+    request = ReferenceClient("acme").request()
+    request.start_revisions["acme"].number = 7
+    stream = DrivenStream(request)
+    stream.show(_log().state)
+    assert (stream.closed is not None, stream.ahead) == (True, [])
+    request.start_revisions["acme"].epoch = _log().state.epoch
+    stream = DrivenStream(request)
+    state = _log().state
+    stream.show(state)
+    assert stream.ahead == [Ahead(state.tenant_id, 7, state.revision)]
+
+
+def test_a_tenant_that_was_never_permitted_is_no_part_of_a_stream() -> None:
+    """A stream of all tenants says nothing of one that it may not see, and is
+    not waited for there."""
+    pair = Pair(_log(), ReferenceClient("-"))
+    stream = DrivenStream(ReferenceClient("-").request())
+    assert stream.show(pair.log.state, NOTHING) == []
+    assert stream.dropped == ["acme"]
 
 
 def test_a_refused_bundle_is_not_sent_again_until_it_changes() -> None:
