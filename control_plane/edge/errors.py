@@ -19,8 +19,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Errors(Around):
-    """VoxplaneError keeps its reason and details. Anything else is a fault of
-    ours: the caller learns the call's id, the log the rest."""
+    """VoxplaneError keeps its reason and details. A call whose client went is
+    cancelled. Anything else is a fault of ours: the caller learns the call's
+    id, the log the rest."""
 
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
@@ -30,6 +31,10 @@ class Errors(Around):
             await _abort(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
+        except grpc.aio.InternalError as gone:
+            # gRPC could not send: the client went, and its cancellation is on
+            # the way.
+            raise asyncio.CancelledError from gone
         except Exception:
             _log.exception("a handler failed", method=method.lstrip("/"), request_id=_call_id())
             fault = VoxplaneError(

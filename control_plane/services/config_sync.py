@@ -27,6 +27,9 @@ class ConfigSyncService:
         """WatchConfig of the contract."""
         stream = await self._hub.open(request, principal())
         try:
+            # Alone: gRPC cannot end a call with a status when its headers went
+            # with a first message that nobody took.
+            await context.send_initial_metadata(())
             await stream.serve(context.write)
         finally:
             self._hub.close_stream(stream)

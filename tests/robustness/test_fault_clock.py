@@ -133,7 +133,7 @@ async def test_a_server_starts_with_a_clock_that_is_behind_its_log(
     times = _commit_times(server.folder / DATABASE, TENANT)
     assert len(times) == 3
     assert all(early <= late for early, late in itertools.pairwise(times))
-    assert server.logged("ready")[-1]["store"] == "sqlite"
+    assert (await server.until_logged("ready"))[-1]["store"] == "sqlite"
 
 
 def _commit_times(path: Path, tenant: str) -> list[float]:

@@ -103,7 +103,7 @@ async def test_a_restored_backup_makes_every_client_take_everything(tmp_path: Pa
         assert len([one for one in stage.tap.records() if isinstance(one, EpochBegan)]) == 2
         for name in ("all", "node"):
             assert any(one.intent == "FULL" and "epoch" in one.reason for one in _starts(stage, name))
-        assert server.logged("the store has a new epoch: all clients take everything anew")
+        await server.until_logged("the store has a new epoch: all clients take everything anew")
 
 
 async def test_a_backup_under_a_journal_that_is_not_its_own_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ async def test_a_long_request_is_judged_like_a_short_one(running: Served) -> Non
     for number in range(60):
         field = request.config.schema_config.fields.add(field_name=f"f{number}", field_type="string")
         field.description = "What it means. " * 30
-    request.config.prompt_config.instructions = "{% for i in (1..9) %}{{ i }}{% endfor %}"
+    request.config.prompt_config.instructions = (
+        "Not judged before: test_edge. {% for i in (1..9) %}{{ i }}{% endfor %}"
+    )
     assert (await running.agents.CreateAgent(request)).version.number == 1
     request.agent_id = "larger"
     request.config.schema_config.fields[7].constraints.pattern = "("
@@ -148,7 +150,9 @@ async def test_a_long_request_is_judged_like_a_short_one(running: Served) -> Non
     found = await refusal(running.agents.CreateAgent(request))
     assert "config.schema_config.fields[7].field_type" in found.fields
     preview = service_pb2.RenderPromptRequest(tenant_id=TENANT, agent_id="large")
-    assert (await running.agents.RenderPrompt(preview)).instructions == "123456789"
+    assert (
+        await running.agents.RenderPrompt(preview)
+    ).instructions == "Not judged before: test_edge. 123456789"
 
 
 async def test_a_bad_watch_is_refused(running: Served) -> None:

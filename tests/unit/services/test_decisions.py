@@ -157,7 +157,7 @@ def test_what_is_written_beside_the_config_holds_no_key() -> None:
     assert [violation.field for violation in raised.value.violations] == ["note"]
 
 
-LONG = "{% for i in (1..9) %}{{ i }}{% endfor %}"
+LONG = "Not judged before: test_decisions. {% for i in (1..9) %}{{ i }}{% endfor %}"
 
 
 def test_what_takes_long_to_judge_is_judged_elsewhere() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from structlog.testing import capture_logs
 
 from tests.unit.server.in_process import Refusal, refusal
 from tests.unit.watch.reference_client import ReferenceClient
@@ -266,6 +267,22 @@ async def test_shutdown_ends_streams_with_a_reason(server: WatchServer) -> None:
         assert any(detail.Unpack(retry) for detail in refused.status.details)
     async with server.watch(ReferenceClient("acme")) as watcher:
         assert (await _ended(watcher)).reason == "SHUTTING_DOWN"
+
+
+async def test_a_client_that_goes_in_the_middle_of_a_message_is_no_fault(server: WatchServer) -> None:
+    """Clients that vanish while they are being sent something have cancelled,
+    and the log speaks of no fault."""
+    await server.create("sales")
+    with capture_logs() as lines:
+        for number in range(20):
+            async with server.watch(ReferenceClient("acme"), small_window=True) as stopped:
+                await stopped.next()
+                for part in range(4):
+                    await server.update("sales", f"{number}/{part} " + "x" * 30_000)
+        while server.control_plane.hub.streams:
+            await server.draft("sales")
+    watches = [line for line in lines if line.get("method", "").endswith("WatchConfig")]
+    assert [(line["event"], line.get("code")) for line in watches] == [("call", "CANCELLED")] * 20
 
 
 async def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
