@@ -25,7 +25,7 @@ from voxplane.names import TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
-STATUSES_PER_REPORT_MAX = 10_000
+STATUSES_PER_REPORT_MAX = 1_000
 OUTSTANDING_NONCES_MAX = 10_000
 REOPEN_SECONDS_MAX = 5.0
 
