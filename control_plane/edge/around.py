@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -55,7 +56,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         make, behaviour = _kind(handler)
-        outer: Callable[[Any, Context], Any] = self._bind(method, behaviour)
+        outer = self._bind(method, behaviour)
         if handler.response_streaming:
             outer = self._bind(method, _written(behaviour))
             if self._generators:
@@ -69,16 +70,8 @@ class Chain(grpc.aio.ServerInterceptor):
     def _bind(self, method: str, behaviour: Proceed) -> Callable[[Any, Context], Any]:
         proceed = behaviour
         for layer in self._layers:
-            proceed = _step(layer, method, proceed)
-
-        async def serve(request: Any, context: Context) -> Any:
-            return await proceed(request, context)
-
-        return serve
-
-
-def _step(layer: Around, method: str, proceed: Proceed) -> Proceed:
-    return lambda request, context: layer.around(method, request, context, proceed)
+            proceed = partial(layer.around, method, proceed=proceed)
+        return proceed
 
 
 def _written(behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Awaitable[None]]:

@@ -16,6 +16,8 @@ SERVER_PING_SECONDS = 30
 SERVER_PING_TIMEOUT_SECONDS = 20
 
 _OPTIONS = (
+    # A record of every connection and call, for a service that we do not have.
+    ("grpc.enable_channelz", 0),
     # Two servers on one port would share its calls without a word.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),

@@ -163,12 +163,20 @@ class Stream:
         action: Action | None
         data: bytes | None
         monotonic, tenants = self._around.clock.monotonic, self._around.tenants
+        loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         try:
             await self._begin()
             while True:
                 while not (self._dirty or self._batch or self._called):
-                    await self._idle()
+                    if not self.state.nonce:
+                        # There was nothing to send: a sign of life tells the
+                        # client that it has all there is.
+                        self._heartbeat_due = self._called = True
+                        break
+                    self._waiter = loop.create_future()
+                    await self._waiter
+                    self._waiter = None
                 if self._list_again:
                     await self._list()
                     continue
@@ -191,7 +199,7 @@ class Stream:
                 raise self._ending from None
             raise
         finally:
-            self.writing_since = self._task = None
+            self.writing_since = self._task = self._waiter = None
 
     async def _begin(self) -> None:
         around = self._around
@@ -278,15 +286,3 @@ class Stream:
                 return encode_drain(reason, seconds)
             case SendReportRequest(sequence):
                 return encode_report_request(sequence)
-
-    async def _idle(self) -> None:
-        if not self.state.nonce:
-            # There was nothing to send: a sign of life tells the client that
-            # it has all there is.
-            self._heartbeat_due = self._called = True
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
