@@ -39,6 +39,7 @@ e2e: $(VENV)/.dev ## Run the tests that start real processes
 	@$(BIN)/python -m pytest tests/e2e
 
 robustness: $(VENV)/.dev ## Check every promise under faults, for long; ARGS="--seed N --minutes N"
+	@$(BIN)/python -m pytest tests/robustness --long
 	@$(BIN)/python -m tests.robustness.run $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, types, the contract and the imports
