@@ -17,8 +17,8 @@ from tests.robustness.findings import Property
 from tests.robustness.history import History, Received
 from tests.robustness.scenario import Options, Scenario, judge, scenario
 
-PAUSE_SECONDS_MIN = 0.4
-PAUSE_SECONDS_MAX = 1.0
+PAUSE_SECONDS_MIN = 0.2
+PAUSE_SECONDS_MAX = 0.5
 STORM_CLIENTS = 200
 
 
