@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from bench.processes import BenchError, Running, free_port, other_server, server
 
 CLIENT_SECONDS_MAX = 300.0
 
-Subject = Literal["voxplane", "etcd", "ads"]
+Subject = Literal["voxplane", "etcd", "ads", "bare"]
+"""`ads` is go-control-plane's, `bare` is grpc.aio with nothing of ours."""
 
 
 class FanResult(BaseModel):
@@ -26,6 +28,7 @@ class FanResult(BaseModel):
     stream_kb: float
     ack_ms: list[float]
     have_ms: list[float]
+    silent_ms: list[float] | None
     deliver_us: float
     reconnect_ms: list[float] | None
     reconnect_us: float
@@ -68,9 +71,13 @@ async def subject_server(subject: Subject, settings: str = "") -> AsyncGenerator
             running = server(folder, "--config", str(config))
         elif subject == "etcd":
             peer = f"http://127.0.0.1:{free_port()}"
-            running = other_server(program("etcd"), folder, "-peer", peer, "-data-dir", str(folder / "etcd"))
+            running = other_server(
+                [program("etcd")], folder, "-peer", peer, "-data-dir", str(folder / "etcd")
+            )
+        elif subject == "bare":
+            running = other_server([sys.executable, "-m", "bench.bare"], folder)
         else:
-            running = other_server(program("ads"), folder)
+            running = other_server([program("ads")], folder)
         async with running as up:
             yield up
 
@@ -82,7 +89,14 @@ async def client(
     """The load client at work; killed with the block."""
     process = await asyncio.create_subprocess_exec(
         program("client"),
-        *("-subject", subject, "-kind", kind, "-address", running.address),
+        *(
+            "-subject",
+            "voxplane" if subject == "bare" else subject,
+            "-kind",
+            kind,
+            "-address",
+            running.address,
+        ),
         *("-pid", str(running.process.pid), *flags),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

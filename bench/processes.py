@@ -148,10 +148,10 @@ async def server(folder: Path, *flags: str) -> AsyncGenerator[Running, None]:
 
 
 @asynccontextmanager
-async def other_server(program: str, folder: Path, *flags: str) -> AsyncGenerator[Running, None]:
-    """A program of bench/load that serves on `--client`. Raises BenchError."""
+async def other_server(program: Sequence[str], folder: Path, *flags: str) -> AsyncGenerator[Running, None]:
+    """A program that serves on `-client`. Raises BenchError."""
     address = f"127.0.0.1:{free_port()}"
-    words = (program, "-client", f"http://{address}", *flags)
+    words = (*program, "-client", f"http://{address}", *flags)
     async with process_of(words, log=folder / "server.log", address=address) as running:
         await _ready(running)
         yield running

@@ -23,7 +23,7 @@ class Size:
     @property
     def title(self) -> str:
         """For people."""
-        silent = f", {self.silent} of them never read" if self.silent else ""
+        silent = f", {self.silent} of them deaf in every second block" if self.silent else ""
         return f"{self.streams:,} streams{silent}, {self.payload // 1_000} KB"
 
 
@@ -49,6 +49,7 @@ class Row:
     ours: float | None
     etcd: float | None = None
     ads: float | None = None
+    bare: float | None = None
     none: float | None = None
     target: Target | None = None
 
@@ -69,8 +70,8 @@ class Row:
 
 
 def _row(measure: str, unit: str, figures: list[float | None], target: Target | None = None) -> Row:
-    ours, etcd, ads = [*figures, None][:3]
-    return Row(measure, unit, ours, etcd, ads, target=target)
+    ours, etcd, ads, bare = [*figures, None, None][:4]
+    return Row(measure, unit, ours, etcd, ads, bare, target=target)
 
 
 def fan_rows(rounds: Rounds, size: Size) -> Iterator[Row]:
@@ -78,33 +79,32 @@ def fan_rows(rounds: Rounds, size: Size) -> Iterator[Row]:
     ours = rounds.fans[("voxplane", size)]
     etcd = rounds.fans[("etcd", size)]
     ads = rounds.fans[("ads", size)]
+    every = (ours, etcd, ads, rounds.fans[("bare", size)])
     at_target = size.streams == targets.TARGET_STREAMS
     all_have = targets.ALL_HAVE.get(size.payload) if at_target else None
     for share, name in ((0.5, "p50"), (0.99, "p99")):
-        figures = [middle((run.have_ms for run in runs), share) for runs in (ours, etcd, ads)]
+        figures = [middle((run.have_ms for run in runs), share) for runs in every]
         yield _row(f"commit → all have it, {name}", "ms", figures, target=all_have)
-    figures = [middle((run.ack_ms for run in runs), 0.5) for runs in (ours, etcd, ads)]
+    figures = [middle((run.ack_ms for run in runs), 0.5) for runs in every]
     yield _row("of which the commit's answer, p50", "ms", figures)
-    figures = [median(run.deliver_us for run in runs) for runs in (ours, etcd, ads)]
+    figures = [median(run.deliver_us for run in runs) for runs in every]
     yield _row("server CPU per delivery", "µs", figures, target=targets.ADS_CPU if ads else None)
-    figures = [median(run.stream_kb for run in runs) for runs in (ours, etcd, ads)]
+    figures = [median(run.stream_kb for run in runs) for runs in every]
     crowd = size.streams >= targets.TARGET_STREAMS
     yield _row("RSS per idle stream", "KB", figures, target=targets.RSS if crowd else None)
-    figures = [median(run.arrive_ms for run in runs) for runs in (ours, etcd, ads)]
+    figures = [median(run.arrive_ms for run in runs) for runs in every]
     yield _row("all arrive at once → SYNCED", "ms", figures)
     if size.streams >= targets.CROWD_STREAMS:
         lost = [float(max(run.lost for run in runs)) if runs else None for runs in (ours, etcd)]
         yield _row("streams lost", "", lost, target=targets.NONE_LOST)
-    yield from _reconnect_rows(ours, etcd, ads, targets.RECONNECT if at_target else None)
+    yield from _reconnect_rows(every, targets.RECONNECT if at_target else None)
     yield from _report_rows(ours, targets.BY_STREAM if at_target else None)
 
 
-def _reconnect_rows(
-    ours: list[FanResult], etcd: list[FanResult], ads: list[FanResult], target: Target | None
-) -> Iterator[Row]:
-    figures = [middle((run.reconnect_ms for run in runs), 0.5) for runs in (ours, etcd, ads)]
+def _reconnect_rows(every: tuple[list[FanResult], ...], target: Target | None) -> Iterator[Row]:
+    figures = [middle((run.reconnect_ms for run in runs), 0.5) for runs in every]
     yield _row("all dropped at once → SYNCED", "ms", figures, target=target)
-    figures = [median(run.reconnect_us for run in runs) for runs in (ours, etcd, ads)]
+    figures = [median(run.reconnect_us for run in runs) for runs in every]
     yield _row("server CPU per reconnect", "µs", figures)
 
 
@@ -122,19 +122,16 @@ def _report_rows(ours: list[FanResult], target: Target | None) -> Iterator[Row]:
     yield Row("server CPU, delivery + report by unary call", "µs", median(run.by_unary_us for run in ours))
 
 
-def silent_rows(rounds: Rounds, silent: Size, none: Size) -> Iterator[Row]:
-    """What readers that stopped cost the others. `none` is the same without
-    them."""
+def silent_rows(rounds: Rounds, size: Size) -> Iterator[Row]:
+    """What readers that stop cost the others, in blocks with and without them
+    that follow one another on one server."""
+    ours, etcd = (rounds.fans[(subject, size)] for subject in ("voxplane", "etcd"))
     for share, name in ((0.5, "p50"), (0.99, "p99")):
-        ours, etcd = (
-            middle((run.have_ms for run in rounds.fans[(subject, silent)]), share)
-            for subject in ("voxplane", "etcd")
-        )
-        before = middle((run.have_ms for run in rounds.fans[("voxplane", none)]), share)
+        deaf, etcd_deaf = (middle((run.silent_ms for run in runs), share) for runs in (ours, etcd))
+        all_read, etcd_read = (middle((run.have_ms for run in runs), share) for runs in (ours, etcd))
         target = targets.SILENT if share == 0.5 else None
-        yield Row(f"commit → all others have it, {name}", "ms", ours, etcd, none=before, target=target)
-        etcd_before = middle((run.have_ms for run in rounds.fans[("etcd", none)]), share)
-        yield Row(f"the same where all read, {name}", "ms", before, etcd_before)
+        yield Row(f"commit → all others have it, {name}", "ms", deaf, etcd_deaf, none=all_read, target=target)
+        yield Row(f"the same where all read, {name}", "ms", all_read, etcd_read)
 
 
 def commit_rows(rounds: Rounds, writers: int) -> Iterator[Row]:

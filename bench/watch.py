@@ -3,8 +3,9 @@
 Both are real processes on this machine, with a durable commit each (SQLite,
 synchronous=FULL; etcd's default), driven by one load client in Go with the
 same settings: a connection and a stream for each client, payloads not parsed.
-The next change is made when all have the last; times are from before the call
-that commits. Rounds are interleaved; figures are medians of the rounds. As
+ADS is go-control-plane's, and bare grpc.aio is what stands under us: neither
+has a disk. The next change is made when all have the last; times are from
+before the call that commits. Rounds are interleaved; figures are medians of the rounds. As
 other load moves all figures, look at the ratios.
 """
 
@@ -26,7 +27,7 @@ from bench.rows import Rounds, Row, Size, commit_rows, fan_rows, silent_rows
 OPEN_FILES = 12_000
 WRITERS = (1, 64)
 WRITER_BYTES = 2_000
-ADS_STREAMS = 1_000
+PEER_STREAMS = 1_000
 SILENT = Size(1_000, 16_000, 10)
 WIDTH = 132
 
@@ -34,7 +35,8 @@ WIDTH = 132
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How much is measured. By streams: changes, and changes with reports.
-    `ads_payloads` are those at which go-control-plane takes part."""
+    `peer_payloads` are those at which go-control-plane and bare grpc.aio take
+    part."""
 
     rounds: int
     streams: tuple[int, ...]
@@ -43,7 +45,7 @@ class Effort:
     reports: dict[int, int]
     reconnects: int
     commit_seconds: int
-    ads_payloads: tuple[int, ...]
+    peer_payloads: tuple[int, ...]
 
 
 FULL = Effort(
@@ -103,8 +105,8 @@ def sizes(effort: Effort) -> list[Size]:
 
 def subjects(size: Size, effort: Effort) -> tuple[Subject, ...]:
     """Who is measured at a size, in turn."""
-    with_ads = size.streams == ADS_STREAMS and not size.silent and size.payload in effort.ads_payloads
-    return ("voxplane", "etcd", "ads") if with_ads else ("voxplane", "etcd")
+    with_all = size.streams == PEER_STREAMS and not size.silent and size.payload in effort.peer_payloads
+    return ("voxplane", "etcd", "ads", "bare") if with_all else ("voxplane", "etcd")
 
 
 async def measure(effort: Effort) -> Rounds:
@@ -127,7 +129,7 @@ async def measure(effort: Effort) -> Rounds:
 def _sections(rounds: Rounds, effort: Effort) -> Iterator[tuple[str, Iterable[Row]]]:
     for size in sizes(effort):
         if size.silent:
-            yield size.title, silent_rows(rounds, size, Size(size.streams, size.payload))
+            yield size.title, silent_rows(rounds, size)
         else:
             yield size.title, fan_rows(rounds, size)
     for writers in WRITERS:
@@ -148,7 +150,7 @@ def table(rounds: Rounds, effort: Effort) -> Table:
     """The table of all figures."""
     made = Table(title=f"Voxplane and etcd in one run, medians of {effort.rounds} rounds")
     made.add_column("")
-    for column in ("Voxplane", "etcd", "ADS", "ratio", "target", ""):
+    for column in ("Voxplane", "etcd", "ADS", "bare grpc.aio", "ratio", "target", ""):
         made.add_column(column, justify="right")
     for title, rows in _sections(rounds, effort):
         made.add_section()
@@ -156,7 +158,7 @@ def table(rounds: Rounds, effort: Effort) -> Table:
         for row in rows:
             ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
             verdict = {None: "", True: "met", False: "missed"}[row.met]
-            figures = (_figure(value, row.unit) for value in (row.ours, row.etcd, row.ads))
+            figures = (_figure(value, row.unit) for value in (row.ours, row.etcd, row.ads, row.bare))
             made.add_row(row.measure, *figures, ratio, str(row.target or ""), verdict)
     return made
 

@@ -1,36 +1,28 @@
 package main
 
-import (
-	"strconv"
+import "strconv"
 
-	"google.golang.org/grpc"
-)
+const adsType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 // ads is the aggregated discovery service of xDS, state of the world; its put
 // is a method of the bench's own server.
 type ads struct{}
 
-func (ads) watch() (string, *grpc.StreamDesc) {
-	return "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
-		&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+func (ads) watch() (string, bool) {
+	return "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources", true
 }
 
-const adsType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
-
-func (ads) opening(_ int, key string, have *held) [][]byte {
-	var request []byte
-	if have.revision > 0 {
-		request = appendText(request, 1, strconv.FormatInt(have.revision, 10))
-	}
-	request = appendBytes(request, 2, appendText(nil, 1, "load"))
-	request = appendText(request, 3, key)
-	return [][]byte{appendText(request, 4, adsType)}
+// opening names no version: the server would not answer the present one, and
+// the client would not know that it is level.
+func (ads) opening(n *node) []byte {
+	request := appendBytes(nil, 2, appendText(nil, 1, "load"))
+	return appendText(appendText(request, 3, n.key), 4, adsType)
 }
 
-func (ads) check(string, *held) *call { return nil }
+func (ads) check(*node) *call { return nil }
 
 func (ads) scan(message []byte, found *seen) error {
-	found.change, found.created, found.level = true, true, true
+	found.change, found.created = true, true
 	return fields(message, func(f field) {
 		switch f.number {
 		case 1:
@@ -41,7 +33,8 @@ func (ads) scan(message []byte, found *seen) error {
 	})
 }
 
-// ack accepts a message.
+func (ads) report(*node) call { panic("there is no report in ADS") }
+
 func (ads) ack(n *node) []byte {
 	request := appendText(nil, 1, strconv.FormatInt(n.have.revision, 10))
 	request = appendText(request, 3, n.key)

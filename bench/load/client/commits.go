@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 const warmUpShare = 5
@@ -21,28 +18,26 @@ type commitsResult struct {
 // commits has writers with a connection and a key each commit as fast as they
 // can.
 func commits(todo plan) (*commitsResult, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), todo.duration+roundSeconds*time.Second)
-	defer cancel()
 	writers := make([]*committer, todo.writers)
 	for number := range writers {
-		channel, err := connectPlain(todo.address)
+		conn, err := dial(todo.address, windowBytes)
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = channel.Close() }()
+		defer conn.abort()
 		writers[number] = &committer{
-			plan: todo, channel: channel, key: fmt.Sprintf("%s/writer-%d", fanKey, number),
+			plan: todo, conn: conn, key: fmt.Sprintf("writers/writer-%d", number),
 		}
 		made := todo.subject.create(writers[number].key)
-		if err := channel.Invoke(ctx, made.method, made.request, discard{}); err != nil {
-			return nil, fmt.Errorf("%s: %w", made.method, err)
+		if _, err := conn.invoke(made.method, made.request, callTimeout); err != nil {
+			return nil, err
 		}
 	}
-	if _, _, err := together(ctx, writers, todo.duration/warmUpShare); err != nil {
+	if _, _, err := together(writers, todo.duration/warmUpShare); err != nil {
 		return nil, err
 	}
 	before := todo.server.cpu()
-	times, took, err := together(ctx, writers, todo.duration)
+	times, took, err := together(writers, todo.duration)
 	if err != nil {
 		return nil, err
 	}
@@ -54,18 +49,18 @@ func commits(todo plan) (*commitsResult, error) {
 // committer is one writer.
 type committer struct {
 	plan
-	channel *grpc.ClientConn
-	key     string
-	change  int
-	times   []float64
-	err     error
+	conn   *conn
+	key    string
+	change int
+	times  []float64
+	err    error
 }
 
-func together(ctx context.Context, writers []*committer, duration time.Duration) ([]float64, time.Duration, error) {
+func together(writers []*committer, duration time.Duration) ([]float64, time.Duration, error) {
 	var group sync.WaitGroup
 	began := time.Now()
 	for _, writer := range writers {
-		group.Go(func() { writer.write(ctx, began.Add(duration)) })
+		group.Go(func() { writer.write(began.Add(duration)) })
 	}
 	group.Wait()
 	took := time.Since(began)
@@ -79,14 +74,13 @@ func together(ctx context.Context, writers []*committer, duration time.Duration)
 	return times, took, nil
 }
 
-func (c *committer) write(ctx context.Context, until time.Time) {
+func (c *committer) write(until time.Time) {
 	c.times = nil
 	for time.Now().Before(until) {
 		c.change++
 		made := c.subject.put(c.key, value(c.change, c.payload))
 		began := time.Now()
-		if c.err = c.channel.Invoke(ctx, made.method, made.request, discard{}); c.err != nil {
-			c.err = fmt.Errorf("%s: %w", made.method, c.err)
+		if _, c.err = c.conn.invoke(made.method, made.request, callTimeout); c.err != nil {
 			return
 		}
 		c.times = append(c.times, milliseconds(time.Since(began)))

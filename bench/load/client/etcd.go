@@ -1,32 +1,27 @@
 package main
 
-import "google.golang.org/grpc"
+import "fmt"
 
-// etcd is Watch and Put. A client is level when its watch is made and a read
-// has told that there is nothing newer than what it has; a client without a
-// value reads it.
+// etcd is Watch and Put. A client that has a value is level when its watch
+// from the next revision on is made: the answer tells the store's revision.
+// One that has none reads the value too.
 type etcd struct{}
 
-func (etcd) watch() (string, *grpc.StreamDesc) {
-	return "/etcdserverpb.Watch/Watch", &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+func (etcd) watch() (string, bool) { return "/etcdserverpb.Watch/Watch", true }
+
+func (etcd) opening(n *node) []byte {
+	create := appendText(nil, 1, n.key)
+	if n.have.revision > 0 {
+		create = appendNumber(create, 3, n.have.revision+1)
+	}
+	return appendBytes(nil, 1, create)
 }
 
-func (etcd) opening(_ int, key string, have *held) [][]byte {
-	create := appendText(nil, 1, key)
-	if have.revision > 0 {
-		create = appendNumber(create, 3, have.revision+1)
+func (etcd) check(n *node) *call {
+	if n.have.revision > 0 {
+		return nil
 	}
-	return [][]byte{appendBytes(nil, 1, create)}
-}
-
-const minModRevision = 10
-
-func (etcd) check(key string, have *held) *call {
-	request := appendText(nil, 1, key)
-	if have.revision > 0 {
-		request = appendNumber(request, minModRevision, have.revision+1)
-	}
-	return &call{"/etcdserverpb.KV/Range", request}
+	return &call{"/etcdserverpb.KV/Range", appendText(nil, 1, n.key)}
 }
 
 func (etcd) scan(message []byte, found *seen) error {
@@ -44,6 +39,13 @@ func (etcd) scan(message []byte, found *seen) error {
 			found.change = true
 		}
 	})
+}
+
+func (etcd) ack(*node) []byte { return nil }
+
+// report is what a client of etcd would do: it puts a word of its own.
+func (e etcd) report(n *node) call {
+	return e.put(fmt.Sprintf("status/%d", n.number), fmt.Sprintf("applied %d of %s, %60s", n.have.revision, n.key, ""))
 }
 
 func (e etcd) create(key string) call { return e.put(key, "Begin.") }

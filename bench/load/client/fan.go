@@ -1,20 +1,20 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 const (
 	roundSeconds    = 60
+	callTimeout     = roundSeconds * time.Second
 	settle          = 1500 * time.Millisecond
 	warmUpChanges   = 5
 	warmUpReports   = 2
-	fanKey          = "bench"
+	fanTenant       = "bench"
+	fanKey          = fanTenant + "/fan-out"
 	convergeSeconds = 60
+	silentBlocks    = 6
 )
 
 // fanResult is what one run found; times in ms.
@@ -23,6 +23,7 @@ type fanResult struct {
 	StreamKB    float64        `json:"stream_kb"`
 	AckMs       []float64      `json:"ack_ms"`
 	HaveMs      []float64      `json:"have_ms"`
+	SilentMs    []float64      `json:"silent_ms"`
 	DeliverUs   float64        `json:"deliver_us"`
 	ReconnectMs []float64      `json:"reconnect_ms"`
 	ReconnectUs float64        `json:"reconnect_us"`
@@ -38,46 +39,43 @@ type fanResult struct {
 type fanRun struct {
 	plan
 	herd     *herd
-	writer   *grpc.ClientConn
+	writer   *conn
 	revision int64
 	change   int
 	result   fanResult
 }
 
 func fan(todo plan) (*fanResult, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	writer, err := connectPlain(todo.address)
+	writer, err := dial(todo.address, windowBytes)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = writer.Close() }()
+	defer writer.abort()
 	run := &fanRun{plan: todo, writer: writer}
-	run.herd = newHerd(todo.address, todo.subject, todo.streams, todo.silent, func(int) string { return fanKey })
-	for _, phase := range []func(context.Context) error{
+	run.herd = newHerd(todo, func(int) string { return fanKey })
+	defer run.herd.stop()
+	for _, phase := range []func() error{
 		run.arrive, run.deliver, run.reconnect, run.reportByStream, run.reportByUnary,
 	} {
-		if err := phase(ctx); err != nil {
+		if err := phase(); err != nil {
 			_, why := run.herd.failuresSoFar()
 			return nil, fmt.Errorf("%w; watches ended with %v", err, why)
 		}
 	}
 	run.result.Lost, run.result.Failures = run.herd.failuresSoFar()
-	cancel()
-	run.herd.group.Wait()
 	return &run.result, nil
 }
 
 // arrive opens all watches at once.
-func (r *fanRun) arrive(ctx context.Context) error {
-	if err := r.invoke(ctx, r.subject.create(fanKey)); err != nil {
+func (r *fanRun) arrive() error {
+	if err := r.invoke(r.subject.create(fanKey)); err != nil {
 		return err
 	}
 	time.Sleep(settle)
 	before := r.server.rssKB()
 	r.herd.synced.arm(r.streams, 0)
 	began := time.Now()
-	r.herd.start(ctx)
+	r.herd.start()
 	at, err := r.herd.synced.wait(roundSeconds * time.Second)
 	if err != nil {
 		return fmt.Errorf("the arrival: %w", err)
@@ -85,19 +83,22 @@ func (r *fanRun) arrive(ctx context.Context) error {
 	r.result.ArriveMs = milliseconds(at.Sub(began))
 	time.Sleep(settle)
 	r.result.StreamKB = (r.server.rssKB() - before) / float64(r.streams)
-	r.revision = r.herd.nodes[0].have.revision
+	r.revision = r.herd.newest.Load()
 	return nil
 }
 
 // deliver makes the next change when all have the last.
-func (r *fanRun) deliver(ctx context.Context) error {
-	_, err := r.rounds(ctx, warmUpChanges, r.had)
+func (r *fanRun) deliver() error {
+	_, err := r.rounds(warmUpChanges, r.had)
 	if err != nil {
 		return fmt.Errorf("the deliveries: %w", err)
 	}
 	r.result.AckMs = nil
+	if r.silent > 0 {
+		return r.deliverAmongSilent()
+	}
 	before := r.server.cpu()
-	r.result.HaveMs, err = r.rounds(ctx, r.changes, r.had)
+	r.result.HaveMs, err = r.rounds(r.changes, r.had)
 	if err != nil {
 		return fmt.Errorf("the deliveries: %w", err)
 	}
@@ -105,8 +106,29 @@ func (r *fanRun) deliver(ctx context.Context) error {
 	return nil
 }
 
+// deliverAmongSilent measures blocks of changes in turn: with all reading, and
+// with some of the clients deaf.
+func (r *fanRun) deliverAmongSilent() error {
+	for block := range silentBlocks {
+		deaf := block%2 == 1
+		r.herd.deaf.Store(deaf)
+		times, err := r.rounds(r.changes/silentBlocks, r.had)
+		if err != nil {
+			return fmt.Errorf("the deliveries among silent clients: %w", err)
+		}
+		if deaf {
+			r.result.SilentMs = append(r.result.SilentMs, times...)
+			r.herd.wake()
+		} else {
+			r.result.HaveMs = append(r.result.HaveMs, times...)
+		}
+		time.Sleep(settle)
+	}
+	return nil
+}
+
 // reconnect drops all connections at once.
-func (r *fanRun) reconnect(context.Context) error {
+func (r *fanRun) reconnect() error {
 	cpu := time.Duration(0)
 	for range r.reconnects {
 		time.Sleep(settle)
@@ -132,39 +154,39 @@ func (r *fanRun) reconnect(context.Context) error {
 // reportByStream has the nodes report on a stream. The CPU is of changes that
 // follow one another as soon as all have the last; the times are of changes
 // that follow when the server says that all have reported.
-func (r *fanRun) reportByStream(ctx context.Context) error {
+func (r *fanRun) reportByStream() error {
 	if r.reports == 0 {
 		return nil
 	}
 	r.herd.reports.Store(reportStream)
-	if _, err := r.rounds(ctx, warmUpReports, r.converged); err != nil {
+	if _, err := r.rounds(warmUpReports, r.converged); err != nil {
 		return fmt.Errorf("the reports by stream: %w", err)
 	}
 	before := r.server.cpu()
-	if _, err := r.rounds(ctx, r.reports-1, r.had); err != nil {
+	if _, err := r.rounds(r.reports-1, r.had); err != nil {
 		return fmt.Errorf("the reports by stream: %w", err)
 	}
-	if _, err := r.rounds(ctx, 1, r.converged); err != nil {
+	if _, err := r.rounds(1, r.converged); err != nil {
 		return fmt.Errorf("the reports by stream: %w", err)
 	}
 	r.result.ByStreamUs = r.each(r.server.cpu()-before, r.reports)
 	var err error
-	r.result.ByStreamMs, err = r.rounds(ctx, r.reports, r.converged)
+	r.result.ByStreamMs, err = r.rounds(r.reports, r.converged)
 	return err
 }
 
 // reportByUnary has the nodes report by unary calls.
-func (r *fanRun) reportByUnary(ctx context.Context) error {
+func (r *fanRun) reportByUnary() error {
 	if r.reports == 0 {
 		return nil
 	}
 	r.herd.reports.Store(reportUnary)
-	if _, err := r.rounds(ctx, warmUpReports, r.answered); err != nil {
+	if _, err := r.rounds(warmUpReports, r.answered); err != nil {
 		return fmt.Errorf("the reports by unary call: %w", err)
 	}
 	before := r.server.cpu()
 	var err error
-	r.result.ByUnaryMs, err = r.rounds(ctx, r.reports, r.answered)
+	r.result.ByUnaryMs, err = r.rounds(r.reports, r.answered)
 	r.result.ByUnaryUs = r.each(r.server.cpu()-before, r.reports)
 	return err
 }
@@ -172,7 +194,7 @@ func (r *fanRun) reportByUnary(ctx context.Context) error {
 // rounds makes changes, each when `all` has returned for the last, and returns
 // the times from before the change until then.
 func (r *fanRun) rounds(
-	ctx context.Context, count int, all func(context.Context) (time.Time, error),
+	count int, all func() (time.Time, error),
 ) ([]float64, error) {
 	var times []float64
 	for range count {
@@ -182,11 +204,11 @@ func (r *fanRun) rounds(
 		r.herd.reported.arm(r.herd.readers(), r.revision)
 		request := r.subject.put(fanKey, value(r.change, r.payload))
 		began := time.Now()
-		if err := r.invoke(ctx, request); err != nil {
+		if err := r.invoke(request); err != nil {
 			return nil, err
 		}
 		r.result.AckMs = append(r.result.AckMs, milliseconds(time.Since(began)))
-		at, err := all(ctx)
+		at, err := all()
 		if err != nil {
 			return nil, err
 		}
@@ -195,34 +217,30 @@ func (r *fanRun) rounds(
 	return times, nil
 }
 
-func (r *fanRun) had(context.Context) (time.Time, error) {
+func (r *fanRun) had() (time.Time, error) {
 	return r.herd.had.wait(roundSeconds * time.Second)
 }
 
-func (r *fanRun) answered(ctx context.Context) (time.Time, error) {
-	if _, err := r.had(ctx); err != nil {
+func (r *fanRun) answered() (time.Time, error) {
+	if _, err := r.had(); err != nil {
 		return time.Time{}, err
 	}
 	return r.herd.reported.wait(roundSeconds * time.Second)
 }
 
-func (r *fanRun) converged(ctx context.Context) (time.Time, error) {
-	err := r.invoke(ctx, converge(fanKey, r.revision, r.streams, convergeSeconds))
+func (r *fanRun) converged() (time.Time, error) {
+	err := r.invoke(converge(fanTenant, r.revision, r.streams, convergeSeconds))
 	at := time.Now()
 	if err != nil {
 		return at, err
 	}
-	_, err = r.had(ctx)
+	_, err = r.had()
 	return at, err
 }
 
-func (r *fanRun) invoke(ctx context.Context, made call) error {
-	limited, cancel := context.WithTimeout(ctx, roundSeconds*time.Second)
-	defer cancel()
-	if err := r.writer.Invoke(limited, made.method, made.request, discard{}); err != nil {
-		return fmt.Errorf("%s: %w", made.method, err)
-	}
-	return nil
+func (r *fanRun) invoke(made call) error {
+	_, err := r.writer.invoke(made.method, made.request, callTimeout)
+	return err
 }
 
 // each is the CPU per delivery, in µs.

@@ -47,9 +47,9 @@ func (g *gate) wait(limit time.Duration) (time.Time, error) {
 
 // herd is many nodes.
 type herd struct {
+	cancel  context.CancelFunc
 	address string
 	subject subject
-	acks    func(*node) []byte
 	nodes   []*node
 
 	reports    atomic.Int32
@@ -57,6 +57,11 @@ type herd struct {
 	had        gate
 	reported   gate
 	deliveries atomic.Int64
+	newest     atomic.Int64
+
+	// While deaf is set, the silent ones of the nodes do not read.
+	deaf     atomic.Bool
+	sleeping chan struct{}
 
 	mutex    sync.Mutex
 	failures map[string]int
@@ -64,29 +69,18 @@ type herd struct {
 	group    sync.WaitGroup
 }
 
-// newHerd makes nodes; the last `silent` of them read nothing once they are
-// level.
-func newHerd(address string, subject subject, count, silent int, key func(int) string) *herd {
+// newHerd makes nodes; the last `silent` of them can be made deaf.
+func newHerd(todo plan, key func(int) string) *herd {
 	made := &herd{
-		address: address, subject: subject, failures: map[string]int{},
-		synced: newGate(), had: newGate(), reported: newGate(),
+		address: todo.address, subject: todo.subject, failures: map[string]int{},
+		synced: newGate(), had: newGate(), reported: newGate(), sleeping: make(chan struct{}),
 	}
-	if _, is := subject.(ads); is {
-		made.acks = ads{}.ack
-	}
-	for number := range count {
+	for number := range todo.streams {
 		made.nodes = append(made.nodes, &node{
-			herd: made, number: number, key: key(number), silent: number >= count-silent,
+			herd: made, number: number, key: key(number), silent: number >= todo.streams-todo.silent,
 		})
 	}
 	return made
-}
-
-// start opens all watches at once.
-func (h *herd) start(ctx context.Context) {
-	for _, node := range h.nodes {
-		h.group.Go(func() { node.run(ctx) })
-	}
 }
 
 func (h *herd) readers() int {
@@ -97,6 +91,45 @@ func (h *herd) readers() int {
 		}
 	}
 	return count
+}
+
+// sleep returns when the silent nodes are woken.
+func (h *herd) sleep(ctx context.Context) {
+	h.mutex.Lock()
+	sleeping := h.sleeping
+	h.mutex.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-sleeping:
+	}
+}
+
+// wake has the silent nodes read again.
+func (h *herd) wake() {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.deaf.Store(false)
+	close(h.sleeping)
+	h.sleeping = make(chan struct{})
+}
+
+// start opens all watches at once; stop ends them.
+func (h *herd) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel = cancel
+	for _, node := range h.nodes {
+		h.group.Go(func() { node.run(ctx) })
+	}
+}
+
+func (h *herd) stop() {
+	h.cancel()
+	for _, node := range h.nodes {
+		if conn := node.conn.Load(); conn != nil {
+			conn.abort()
+		}
+	}
+	h.group.Wait()
 }
 
 func (h *herd) failed(err error) {
@@ -117,4 +150,13 @@ func (h *herd) failuresSoFar() (int, map[string]int) {
 		copied[text] = count
 	}
 	return h.lost, copied
+}
+
+// saw keeps the newest revision of any node.
+func (h *herd) saw(revision int64) {
+	for newest := h.newest.Load(); revision > newest; newest = h.newest.Load() {
+		if h.newest.CompareAndSwap(newest, revision) {
+			return
+		}
+	}
 }

@@ -36,7 +36,7 @@ func main() {
 	flag.StringVar(&todo.address, "address", "", "host and port of the server")
 	flag.IntVar(&todo.server.pid, "pid", 0, "process of the server")
 	flag.IntVar(&todo.streams, "streams", 100, "watches")
-	flag.IntVar(&todo.silent, "silent", 0, "how many of them read nothing once they are level")
+	flag.IntVar(&todo.silent, "silent", 0, "how many of them do not read in every second block of changes")
 	flag.IntVar(&todo.payload, "payload", 2_000, "bytes of a change")
 	flag.IntVar(&todo.changes, "changes", 50, "changes to measure")
 	flag.IntVar(&todo.reconnects, "reconnects", 0, "how often all connections are dropped at once")

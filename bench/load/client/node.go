@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 const (
@@ -18,28 +13,29 @@ const (
 	retryMost  = 100 * time.Millisecond
 )
 
-var errLost = errors.New("the server ended the stream")
-
-// node is one client: a connection with one watch.
+// node is one client: a connection with one watch, and its reports.
 type node struct {
 	herd   *herd
 	number int
 	key    string
 	silent bool
 
-	conn    atomic.Pointer[net.Conn]
+	conn    atomic.Pointer[conn]
 	dropped atomic.Bool
 
 	// Of the goroutine of run alone.
 	have     held
-	bundle   int64
 	created  bool
 	level    bool
 	synced   bool
 	streamID []byte
 	nonce    []byte
 	sequence int64
-	fresh    bool
+
+	watchCall  uint32
+	checkCall  uint32
+	reportCall uint32
+	reporting  map[uint32]int64
 }
 
 // run watches until the context ends; a watch that ends is made again.
@@ -61,137 +57,134 @@ func (n *node) run(ctx context.Context) {
 func (n *node) drop() {
 	n.dropped.Store(true)
 	if conn := n.conn.Load(); conn != nil {
-		_ = (*conn).Close()
+		conn.abort()
 	}
 }
 
-func (n *node) watch(parent context.Context) error {
-	ctx, cancel := context.WithCancel(parent)
-	defer cancel()
-	channel, err := connect(n.herd.address, func(conn net.Conn) { n.conn.Store(&conn) })
+// watch holds one connection until it breaks.
+func (n *node) watch(ctx context.Context) error {
+	conn, err := dial(n.herd.address, windowBytes)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = channel.Close() }()
-	method, kind := n.herd.subject.watch()
-	stream, err := channel.NewStream(ctx, kind, method)
-	if err != nil {
+	n.conn.Store(conn)
+	defer conn.abort()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := n.open(conn); err != nil {
 		return err
 	}
-	n.created, n.level, n.synced, n.sequence = false, false, false, 0
-	for _, request := range n.herd.subject.opening(n.number, n.key, &n.have) {
-		if err := stream.SendMsg(request); err != nil {
-			return ended(stream, err)
-		}
-	}
-	if !kind.ClientStreams {
-		_ = stream.CloseSend()
-	}
-	if check := n.herd.subject.check(n.key, &n.have); check != nil {
-		if err := channel.Invoke(ctx, check.method, check.request, discard{}); err != nil {
+	for {
+		found, err := conn.next()
+		if err != nil {
 			return err
 		}
-		n.level = true
-	}
-	reports := reporter{node: n, channel: channel}
-	for {
-		n.fresh = false
-		if err := stream.RecvMsg(n); err != nil {
-			return ended(nil, err)
+		if err := n.happened(conn, found); err != nil {
+			return err
 		}
-		if n.herd.acks != nil && n.fresh {
-			if err := stream.SendMsg(n.herd.acks(n)); err != nil {
-				return ended(stream, err)
-			}
-		}
-		if n.silent && n.synced {
-			<-ctx.Done()
-			return nil
-		}
-		if n.fresh {
-			n.herd.had.one(n.have.revision)
-			if err := reports.send(ctx); err != nil {
-				return err
-			}
+		if n.silent && n.herd.deaf.Load() {
+			n.herd.sleep(ctx)
 		}
 	}
 }
 
-// read takes a message of the watch.
-func (n *node) read(message []byte) error {
-	var found seen
-	if err := n.herd.subject.scan(message, &found); err != nil {
+func (n *node) open(conn *conn) error {
+	n.created, n.level, n.synced, n.sequence = false, false, false, 0
+	n.checkCall, n.reportCall, n.reporting = 0, 0, map[uint32]int64{}
+	subject := n.herd.subject
+	method, both := subject.watch()
+	var err error
+	if n.watchCall, err = conn.begin(method, !both, subject.opening(n)); err != nil {
 		return err
 	}
-	n.have.revision = max(n.have.revision, found.revision)
-	keep(&n.have.epoch, found.epoch)
-	keep(&n.have.name, found.name)
-	keep(&n.have.etag, found.etag)
-	keep(&n.have.content, found.content)
-	keep(&n.streamID, found.streamID)
-	keep(&n.nonce, found.nonce)
-	if found.change {
-		n.bundle, n.fresh = found.bundle, true
-		n.herd.deliveries.Add(1)
-	}
-	n.created = n.created || found.created
-	n.level = n.level || found.level
-	if !n.synced && n.created && n.level {
-		n.synced = true
-		n.herd.synced.one(0)
-	}
-	return nil
-}
-
-func keep(place *[]byte, bytes []byte) {
-	if bytes != nil {
-		*place = append((*place)[:0], bytes...)
-	}
-}
-
-func ended(stream grpc.ClientStream, err error) error {
-	if errors.Is(err, io.EOF) {
-		if stream != nil {
-			return stream.RecvMsg(discard{})
-		}
-		return errLost
+	if check := subject.check(n); check != nil {
+		n.checkCall, err = conn.begin(check.method, true, check.request)
+	} else {
+		n.level = true
 	}
 	return err
 }
 
-// reporter sends a node's reports, on a stream or by unary calls.
-type reporter struct {
-	node    *node
-	channel *grpc.ClientConn
-	stream  grpc.ClientStream
+// happened takes what came of one of the node's calls.
+func (n *node) happened(conn *conn, found happening) error {
+	revision, reported := n.reporting[found.call]
+	switch {
+	case found.call == n.watchCall && !found.ended:
+		return n.read(conn, found.message)
+	case found.call == n.checkCall && found.ended:
+		n.level = true
+		n.settle()
+		return found.failure("the read")
+	case reported && found.ended:
+		delete(n.reporting, found.call)
+		n.herd.reported.one(revision)
+		return found.failure("a report")
+	case found.ended:
+		if err := found.failure("the stream"); err != nil {
+			return err
+		}
+		return errGone
+	}
+	return nil
 }
 
-func (r *reporter) send(ctx context.Context) error {
-	n := r.node
+// read takes a message of the watch.
+func (n *node) read(conn *conn, message []byte) error {
+	var found seen
+	if err := n.herd.subject.scan(message, &found); err != nil {
+		return err
+	}
+	n.have.take(&found.held)
+	keep(&n.streamID, found.streamID)
+	keep(&n.nonce, found.nonce)
+	n.created = n.created || found.created
+	n.herd.saw(n.have.revision)
+	n.settle()
+	if !found.change {
+		return nil
+	}
+	n.herd.deliveries.Add(1)
+	if ack := n.herd.subject.ack(n); ack != nil {
+		if err := conn.more(n.watchCall, ack); err != nil {
+			return err
+		}
+	}
+	if !n.silent {
+		n.herd.had.one(n.have.revision)
+	}
+	return n.report(conn)
+}
+
+// settle tells when the node is level for the first time on its connection.
+func (n *node) settle() {
+	if !n.synced && n.created && n.level {
+		n.synced = true
+		n.herd.synced.one(0)
+	}
+}
+
+// report says that the node runs what it has.
+func (n *node) report(conn *conn) error {
 	mode := n.herd.reports.Load()
 	if mode == reportNone {
 		return nil
 	}
 	n.sequence++
-	request := report(n.streamID, n.nonce, &n.have, n.bundle, n.sequence)
+	report := n.herd.subject.report(n)
 	if mode == reportUnary {
-		err := r.channel.Invoke(ctx, "/voxplane.v1.ConfigSyncService/ReportConfigStatus", request, discard{})
-		if err != nil {
-			return fmt.Errorf("a report: %w", err)
-		}
-		n.herd.reported.one(n.have.revision)
-		return nil
+		number, err := conn.begin(report.method, true, report.request)
+		n.reporting[number] = n.have.revision
+		return err
 	}
-	if r.stream == nil {
-		var err error
-		kind := &grpc.StreamDesc{ClientStreams: true}
-		r.stream, err = r.channel.NewStream(ctx, kind, "/voxplane.v1.ConfigSyncService/StreamConfigStatus")
-		if err != nil {
-			return err
-		}
+	message := appendBytes(nil, 1, report.request)
+	if n.reportCall != 0 {
+		return conn.more(n.reportCall, message)
 	}
-	if err := r.stream.SendMsg(appendBytes(nil, 1, request)); err != nil {
-		return fmt.Errorf("the stream of reports: %w", ended(r.stream, err))
+	var err error
+	n.reportCall, err = conn.begin(reportStreamMethod, false, message)
+	if err != nil {
+		return fmt.Errorf("the stream of reports: %w", err)
 	}
 	return nil
 }

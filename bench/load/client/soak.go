@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -42,25 +41,24 @@ type soakResult struct {
 // soak commits and reconnects at fixed rates, with reports by stream, and
 // prints what it did every few seconds.
 func soak(todo plan, how soakPlan) (*soakResult, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	writer, err := connectPlain(todo.address)
+	writer, err := dial(todo.address, windowBytes)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = writer.Close() }()
-	key := func(number int) string { return fmt.Sprintf("soak-%d", number%how.tenants) }
+	defer writer.abort()
+	key := func(number int) string { return fmt.Sprintf("soak-%d/agent", number%how.tenants) }
 	for number := range how.tenants {
 		made := todo.subject.create(key(number))
-		if err := writer.Invoke(ctx, made.method, made.request, discard{}); err != nil {
-			return nil, fmt.Errorf("%s: %w", made.method, err)
+		if _, err := writer.invoke(made.method, made.request, callTimeout); err != nil {
+			return nil, err
 		}
 	}
-	many := newHerd(todo.address, todo.subject, todo.streams, 0, key)
+	many := newHerd(todo, key)
 	many.reports.Store(reportStream)
 	many.synced.arm(todo.streams, 0)
-	many.start(ctx)
-	if _, err := many.synced.wait(roundSeconds * time.Second); err != nil {
+	many.start()
+	defer many.stop()
+	if _, err := many.synced.wait(callTimeout); err != nil {
 		return nil, err
 	}
 	result := &soakResult{}
@@ -74,13 +72,11 @@ func soak(todo plan, how soakPlan) (*soakResult, error) {
 		result.Lost, result.Failures = many.failuresSoFar()
 		select {
 		case <-end:
-			cancel()
-			many.group.Wait()
 			return result, nil
 		case <-commit.C:
 			made := todo.subject.put(key(result.Commits), value(result.Commits, soakPayload))
-			if err := writer.Invoke(ctx, made.method, made.request, discard{}); err != nil {
-				return nil, fmt.Errorf("%s: %w", made.method, err)
+			if _, err := writer.invoke(made.method, made.request, callTimeout); err != nil {
+				return nil, err
 			}
 			result.Commits++
 		case <-churn.C:

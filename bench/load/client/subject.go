@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-
-	"google.golang.org/grpc"
 )
 
 // held is what a client has of its key.
@@ -14,15 +12,32 @@ type held struct {
 	name     []byte
 	etag     []byte
 	content  []byte
+	bundle   int64
 }
 
-// seen is what a message of a watch says. Its slices are parts of the message.
+// take copies what a message says.
+func (h *held) take(found *held) {
+	h.revision = max(h.revision, found.revision)
+	h.bundle = max(h.bundle, found.bundle)
+	keep(&h.epoch, found.epoch)
+	keep(&h.name, found.name)
+	keep(&h.etag, found.etag)
+	keep(&h.content, found.content)
+}
+
+func keep(place *[]byte, bytes []byte) {
+	if bytes != nil {
+		*place = append((*place)[:0], bytes...)
+	}
+}
+
+// seen is what a message of a watch says. `created` is set if the watch stands
+// from then on, `change` if it brings a value. Its slices are parts of the
+// message.
 type seen struct {
 	held
 	change   bool
 	created  bool
-	level    bool
-	bundle   int64
 	streamID []byte
 	nonce    []byte
 }
@@ -35,14 +50,20 @@ type call struct {
 
 // subject is a system that is measured: its messages, as bytes.
 type subject interface {
-	// watch is the method of a watch, its kind, and what opens one.
-	watch() (string, *grpc.StreamDesc)
-	opening(number int, key string, have *held) [][]byte
+	// watch is the method of a watch, and whether the client goes on sending.
+	watch() (string, bool)
+	// opening is the first message of a watch.
+	opening(n *node) []byte
 	// check is a call that a client makes beside its watch, to know that it is
 	// level; nil if the watch tells.
-	check(key string, have *held) *call
+	check(n *node) *call
 	// scan reads a message of a watch.
 	scan(message []byte, found *seen) error
+	// ack is what has to be sent on the watch for the next change to come; nil
+	// if nothing has to.
+	ack(n *node) []byte
+	// report says that a node runs what it has.
+	report(n *node) call
 	// create makes a key, put changes it.
 	create(key string) call
 	put(key, value string) call

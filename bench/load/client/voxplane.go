@@ -2,37 +2,37 @@ package main
 
 import (
 	"fmt"
-
-	"google.golang.org/grpc"
+	"strings"
 )
 
 const (
-	phaseApplied = 4
-	agentID      = "fan-out"
+	phaseApplied       = 4
+	reportStreamMethod = "/voxplane.v1.ConfigSyncService/StreamConfigStatus"
 )
 
-// voxplane is WatchConfig and UpdateAgentConfig. A key is a tenant, or a
-// tenant and an agent with a slash between.
+// voxplane is WatchConfig and UpdateAgentConfig, by the field numbers of the
+// contract. A key is a tenant and an agent with a slash between.
 type voxplane struct{}
 
-func (voxplane) watch() (string, *grpc.StreamDesc) {
-	return "/voxplane.v1.ConfigSyncService/WatchConfig", &grpc.StreamDesc{ServerStreams: true}
-}
+func (voxplane) watch() (string, bool) { return "/voxplane.v1.ConfigSyncService/WatchConfig", false }
 
-func (voxplane) opening(number int, key string, have *held) [][]byte {
-	tenant, _ := split(key)
+func (voxplane) opening(n *node) []byte {
+	tenant, _ := split(n.key)
+	have := &n.have
 	request := appendText(nil, 1, tenant)
-	request = appendBytes(request, 3, appendText(nil, 1, fmt.Sprintf("load-%d", number)))
+	request = appendBytes(request, 3, appendText(nil, 1, fmt.Sprintf("load-%d", n.number)))
 	if have.revision > 0 {
 		revision := appendBytes(appendNumber(nil, 1, have.revision), 2, have.epoch)
 		request = appendBytes(request, 4, appendBytes(appendText(nil, 1, tenant), 2, revision))
 		request = appendBytes(request, 5, appendBytes(appendBytes(nil, 1, have.name), 2, have.etag))
 		request = appendBytes(request, 6, have.content)
 	}
-	return [][]byte{request}
+	return request
 }
 
-func (voxplane) check(string, *held) *call { return nil }
+func (voxplane) check(*node) *call { return nil }
+
+func (voxplane) ack(*node) []byte { return nil }
 
 func (voxplane) scan(message []byte, found *seen) error {
 	var transfer []byte
@@ -70,7 +70,7 @@ func (voxplane) scan(message []byte, found *seen) error {
 			found.change = true
 			scanBundle(f.bytes, found)
 		case 7:
-			found.created, found.level = true, true
+			found.created = true
 		}
 	})
 }
@@ -104,12 +104,12 @@ func (voxplane) put(key, value string) call {
 	return call{"/voxplane.v1.AgentService/UpdateAgentConfig", request}
 }
 
-// report says that a node runs what it has.
-func report(streamID, nonce []byte, have *held, bundle, sequence int64) []byte {
-	status := appendBytes(appendBytes(nil, 1, have.name), 2, have.etag)
-	status = appendNumber(appendNumber(status, 3, bundle), 4, phaseApplied)
-	request := appendBytes(appendBytes(nil, 1, streamID), 2, nonce)
-	return appendNumber(appendBytes(request, 3, status), 4, sequence)
+func (voxplane) report(n *node) call {
+	status := appendBytes(appendBytes(nil, 1, n.have.name), 2, n.have.etag)
+	status = appendNumber(appendNumber(status, 3, n.have.bundle), 4, phaseApplied)
+	request := appendBytes(appendBytes(nil, 1, n.streamID), 2, n.nonce)
+	request = appendNumber(appendBytes(request, 3, status), 4, n.sequence)
+	return call{"/voxplane.v1.ConfigSyncService/ReportConfigStatus", request}
 }
 
 // converge waits until the nodes run the tenant's revision.
@@ -120,10 +120,13 @@ func converge(tenant string, revision int64, nodes, seconds int) call {
 }
 
 func split(key string) (string, string) {
-	for at, letter := range key {
-		if letter == '/' {
-			return key[:at], key[at+1:]
-		}
-	}
-	return key, agentID
+	tenant, agent, _ := strings.Cut(key, "/")
+	return tenant, agent
+}
+
+// isConverged reads the answer to converge.
+func isConverged(answer []byte) bool {
+	converged := false
+	_ = fields(answer, func(f field) { converged = converged || f.number == 1 && f.value != 0 })
+	return converged
 }
