@@ -194,8 +194,7 @@ class Stream:
                 # While it waits, the stream holds no message and no old state.
                 event = action = data = None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._interrupted and self._ending and task is not None and not task.uncancel():
+            if self._interrupted and self._ending and self._task and not self._task.uncancel():
                 raise self._ending from None
             raise
         finally:

@@ -143,13 +143,7 @@ def _watch(_: int) -> sync_pb2.WatchConfigRequest:
     return sync_pb2.WatchConfigRequest(tenant_id=TENANT)
 
 
-@pytest.mark.parametrize(
-    "read_first",
-    [
-        pytest.param(True, id="after a message"),
-        pytest.param(False, id="from the start"),
-    ],
-)
+@pytest.mark.parametrize("read_first", [True, False], ids=["after a message", "from the start"])
 async def test_readers_that_do_not_read_cost_the_others_nothing_and_are_given_up(
     server: Serving, read_first: bool
 ) -> None:
