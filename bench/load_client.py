@@ -1,4 +1,11 @@
-"""The Go load client and what it finds. Times are in ms, CPU in µs."""
+"""The Go load client and what it finds. Times are in ms, CPU in µs.
+
+The client speaks plain HTTP/2 frames, because grpc-go's client flatters us. It
+pings for its estimate of the bandwidth and opens windows at every message, and
+a server pays for each: at 1,000 streams and 2 KB a delivery costs etcd 29 to 32
+µs of CPU with it and 18 without, and us 57 to 62 µs and 49 to 52. It also takes
+more of the cores that it shares with the server.
+"""
 
 from __future__ import annotations
 

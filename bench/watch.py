@@ -5,8 +5,10 @@ synchronous=FULL; etcd's default), driven by one load client in Go with the
 same settings: a connection and a stream for each client, payloads not parsed.
 ADS is go-control-plane's, and bare grpc.aio is what stands under us: neither
 has a disk. The next change is made when all have the last; times are from
-before the call that commits. Rounds are interleaved; figures are medians of the rounds. As
-other load moves all figures, look at the ratios.
+before the call that commits. A client of etcd that is back watches from its
+revision on and reads nothing; its report is a Put of a key of its own, which is
+durable, as ours is not. Rounds are interleaved; figures are medians of the
+rounds. As other load moves all figures, look at the ratios.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ OPEN_FILES = 12_000
 WRITERS = (1, 64)
 WRITER_BYTES = 2_000
 PEER_STREAMS = 1_000
+REPORTING: tuple[Subject, ...] = ("voxplane", "etcd")
 SILENT = Size(1_000, 16_000, 10)
 WIDTH = 132
 
@@ -75,7 +78,7 @@ def _near(by_streams: dict[int, int], streams: int) -> int:
 
 
 async def _fan(subject: Subject, size: Size, effort: Effort) -> FanResult:
-    reports = _near(effort.reports, size.streams) if subject == "voxplane" and not size.silent else 0
+    reports = _near(effort.reports, size.streams) if subject in REPORTING and not size.silent else 0
     said = await load(
         subject,
         "fan",

@@ -35,6 +35,8 @@ func (ads) scan(message []byte, found *seen) error {
 
 func (ads) report(*node) call { panic("there is no report in ADS") }
 
+func (ads) reports() string { return "" }
+
 func (ads) ack(n *node) []byte {
 	request := appendText(nil, 1, strconv.FormatInt(n.have.revision, 10))
 	request = appendText(request, 3, n.key)

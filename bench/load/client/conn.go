@@ -60,7 +60,7 @@ type happening struct {
 	text    string
 }
 
-// exchange is the receiving side of one call.
+// exchange is one call that is under way.
 type exchange struct {
 	partial []byte
 	unread  int
@@ -70,9 +70,7 @@ type exchange struct {
 }
 
 // conn is one connection of gRPC, as plain frames: it costs the machine that
-// it shares with the server as little as can be. grpc-go's client would ping
-// for its estimate of the bandwidth and open windows at every message, which
-// costs etcd twice the CPU of a delivery. One goroutine uses it.
+// it shares with the server as little as can be. One goroutine uses it.
 type conn struct {
 	net.Conn
 	reader    *bufio.Reader
@@ -129,9 +127,9 @@ func (c *conn) abort() {
 	_ = c.Close()
 }
 
-// begin opens a call and returns its number; `last` says that no more
-// messages follow. flush sends what it wrote.
-func (c *conn) begin(method string, last bool, messages ...[]byte) (uint32, error) {
+// begin opens a call with its first message and returns its number; `last`
+// says that no more messages follow.
+func (c *conn) begin(method string, last bool, message []byte) (uint32, error) {
 	number := c.nextCall
 	c.nextCall += 2
 	c.calls[number] = &exchange{send: c.sendEach}
@@ -146,10 +144,8 @@ func (c *conn) begin(method string, last bool, messages ...[]byte) (uint32, erro
 	}
 	c.frame(frameHeaders, flagEndHeaders, number, c.encoded.Len())
 	c.out = append(c.out, c.encoded.Bytes()...)
-	for at, message := range messages {
-		if err := c.write(number, message, last && at == len(messages)-1); err != nil {
-			return 0, err
-		}
+	if err := c.write(number, message, last); err != nil {
+		return 0, err
 	}
 	return number, c.flush()
 }
@@ -239,10 +235,10 @@ func (c *conn) write(number uint32, message []byte, last bool) error {
 			if err := c.flush(); err != nil {
 				return err
 			}
+			c.own()
 			if err := c.take(); err != nil {
 				return err
 			}
-			c.own()
 			continue
 		}
 		flags := byte(0)

@@ -48,6 +48,8 @@ func (e etcd) report(n *node) call {
 	return e.put(fmt.Sprintf("status/%d", n.number), fmt.Sprintf("applied %d of %s, %60s", n.have.revision, n.key, ""))
 }
 
+func (etcd) reports() string { return "" }
+
 func (e etcd) create(key string) call { return e.put(key, "Begin.") }
 
 func (etcd) put(key, value string) call {

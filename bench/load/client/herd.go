@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,8 @@ const (
 	reportStream
 	reportUnary
 )
+
+const failuresMost = 10
 
 // gate opens when all have passed it.
 type gate struct {
@@ -50,6 +53,7 @@ type herd struct {
 	cancel  context.CancelFunc
 	address string
 	subject subject
+	payload int
 	nodes   []*node
 
 	reports    atomic.Int32
@@ -72,8 +76,9 @@ type herd struct {
 // newHerd makes nodes; the last `silent` of them can be made deaf.
 func newHerd(todo plan, key func(int) string) *herd {
 	made := &herd{
-		address: todo.address, subject: todo.subject, failures: map[string]int{},
-		synced: newGate(), had: newGate(), reported: newGate(), sleeping: make(chan struct{}),
+		cancel: func() {}, address: todo.address, subject: todo.subject, payload: todo.payload,
+		failures: map[string]int{},
+		synced:   newGate(), had: newGate(), reported: newGate(), sleeping: make(chan struct{}),
 	}
 	for number := range todo.streams {
 		made.nodes = append(made.nodes, &node{
@@ -136,8 +141,9 @@ func (h *herd) failed(err error) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	h.lost++
-	if len(h.failures) < 10 {
-		h.failures[fmt.Sprint(err)]++
+	text := fmt.Sprint(err)
+	if h.failures[text] > 0 || len(h.failures) < failuresMost {
+		h.failures[text]++
 	}
 }
 
@@ -145,11 +151,7 @@ func (h *herd) failed(err error) {
 func (h *herd) failuresSoFar() (int, map[string]int) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
-	copied := map[string]int{}
-	for text, count := range h.failures {
-		copied[text] = count
-	}
-	return h.lost, copied
+	return h.lost, maps.Clone(h.failures)
 }
 
 // saw keeps the newest revision of any node.

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	retryLeast = 10 * time.Millisecond
-	retryMost  = 100 * time.Millisecond
+	retryLeast       = 10 * time.Millisecond
+	retryMost        = 100 * time.Millisecond
+	messageHeadBytes = 1_024
 )
 
 // node is one client: a connection with one watch, and its reports.
@@ -63,14 +64,20 @@ func (n *node) drop() {
 
 // watch holds one connection until it breaks.
 func (n *node) watch(ctx context.Context) error {
-	conn, err := dial(n.herd.address, windowBytes)
+	window := windowBytes
+	if n.silent {
+		// One change fills it, so that the server soon has to hold back.
+		window = n.herd.payload + messageHeadBytes
+	}
+	conn, err := dial(n.herd.address, window)
 	if err != nil {
 		return err
 	}
 	n.conn.Store(conn)
 	defer conn.abort()
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if ctx.Err() != nil || n.dropped.Load() {
+		// It may have been aimed at the connection before this one.
+		return errGone
 	}
 	if err := n.open(conn); err != nil {
 		return err
@@ -182,7 +189,7 @@ func (n *node) report(conn *conn) error {
 		return conn.more(n.reportCall, message)
 	}
 	var err error
-	n.reportCall, err = conn.begin(reportStreamMethod, false, message)
+	n.reportCall, err = conn.begin(n.herd.subject.reports(), false, message)
 	if err != nil {
 		return fmt.Errorf("the stream of reports: %w", err)
 	}

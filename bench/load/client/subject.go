@@ -64,6 +64,8 @@ type subject interface {
 	ack(n *node) []byte
 	// report says that a node runs what it has.
 	report(n *node) call
+	// reports is the method of a stream of reports; empty if there is none.
+	reports() string
 	// create makes a key, put changes it.
 	create(key string) call
 	put(key, value string) call

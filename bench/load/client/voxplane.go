@@ -5,10 +5,7 @@ import (
 	"strings"
 )
 
-const (
-	phaseApplied       = 4
-	reportStreamMethod = "/voxplane.v1.ConfigSyncService/StreamConfigStatus"
-)
+const phaseApplied = 4
 
 // voxplane is WatchConfig and UpdateAgentConfig, by the field numbers of the
 // contract. A key is a tenant and an agent with a slash between.
@@ -112,7 +109,9 @@ func (voxplane) report(n *node) call {
 	return call{"/voxplane.v1.ConfigSyncService/ReportConfigStatus", request}
 }
 
-// converge waits until the nodes run the tenant's revision.
+func (voxplane) reports() string { return "/voxplane.v1.ConfigSyncService/StreamConfigStatus" }
+
+// converge waits until the nodes run the tenant's revision, or can not.
 func converge(tenant string, revision int64, nodes, seconds int) call {
 	request := appendNumber(appendText(nil, 1, tenant), 2, revision)
 	request = appendBytes(request, 3, appendNumber(nil, 1, int64(seconds)))
