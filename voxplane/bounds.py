@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 
 from buf.validate import validate_pb2
 from voxplane.errors import Violation
 
 VALUE_BYTES_MAX = 64 * 1024
-"""Of one google.protobuf.Value on the wire: no default that fits is as large."""
+"""Of one google.protobuf.Value or Struct on the wire: none that fits is as large."""
 
 
 class _Counted(NamedTuple):
@@ -43,7 +43,7 @@ def beyond_bounds(message: Message, path: str = "") -> Iterator[Violation]:
                 for index, item in enumerate(value):
                     yield from beyond_bounds(item, f"{here}[{index}]")
         elif counted.deeper:
-            if not isinstance(value, Value):
+            if not isinstance(value, Value | Struct):
                 yield from beyond_bounds(value, _below(path, field))
             elif value.ByteSize() > VALUE_BYTES_MAX:
                 yield Violation(_below(path, field), "is too large")

@@ -15,6 +15,8 @@ from voxplane.errors import Violation, VoxplaneError
 from voxplane.prompt import check_prompt
 from voxplane.schema import compile_schema
 from voxplane.secrets import secret_literals
+from voxplane.session_texts import check_texts
+from voxplane.tools import check_tools
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
@@ -42,8 +44,9 @@ def violations_of_message(message: Message) -> list[Violation]:
 
 
 def check_config(config: agent_config_pb2.AgentConfig, prefix: str = "") -> None:
-    """Check what the contract's rules cannot say: that the prompt renders, the
-    schema compiles, defaults fit, and no key stands where a reference belongs.
+    """Check what the contract's rules cannot say: that the prompt and the
+    session's texts render, the schema compiles, defaults fit, tools can be
+    called, and no key stands where a reference belongs.
 
     Raises one VoxplaneError with all violations, bounded as those of
     violations_of_message; their paths are those of AgentConfig behind
@@ -81,7 +84,7 @@ def _check_schema(config: agent_config_pb2.AgentConfig) -> None:
     compile_schema(config.schema_config, first=config.tts_config.instruction_field)
 
 
-_CHECKS = (_check_secrets, _check_prompt, _check_schema)
+_CHECKS = (_check_secrets, _check_prompt, check_texts, _check_schema, check_tools)
 
 
 def _error(
@@ -166,9 +169,30 @@ def _unknown_in_frontend(owner: Any) -> Iterable[str]:
     return [f"frontend_config.fields[{i}]" for i, name in enumerate(names) if name not in shown]
 
 
+def _repeated(list_name: str, key: str) -> Places:
+    """Items of a list whose key an earlier one has."""
+
+    def places(owner: Any) -> Iterable[str]:
+        keys = [getattr(item, key) for item in getattr(owner, list_name)]
+        return [f"{list_name}[{i}].{key}" for i, value in enumerate(keys) if value in keys[:i]]
+
+    return places
+
+
+def _nested_fallbacks(owner: Any) -> Iterable[str]:
+    return [f"fallbacks[{i}].fallbacks" for i, each in enumerate(owner.fallbacks) if each.fallbacks]
+
+
 RULE_PLACES: Mapping[str, Places] = {
     "agent_config.instruction_field": _first_set("tts_config.instruction_field"),
     "agent_config.frontend_fields": _unknown_in_frontend,
+    "agent_config.tool_names": _repeated("tools", "name"),
+    "agent_config.mcp_server_names": _repeated("mcp_servers", "name"),
+    "stt_config.fallbacks": _nested_fallbacks,
+    "llm_config.fallbacks": _nested_fallbacks,
+    "tts_config.fallbacks": _nested_fallbacks,
+    "session_config.greeting": _first_set("greeting_instructions"),
+    "session_config.transfers": _repeated("transfers", "agent_id"),
     "schema_config.field_names_unique": _duplicates,
     "schema_field.use_in_tts_string": _first_set("metadata.use_in_tts"),
     "schema_field.item_type": _first_set("item_type"),

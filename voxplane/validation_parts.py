@@ -6,7 +6,7 @@ were. The rules:
 - A part is known by the hash of its bytes, and only a good part is remembered.
 - The parts of a config are its blocks, each by itself, but for those that are
   held against each other, by rules on AgentConfig or by the schema's compiler:
-  they are one part (RELATED).
+  they are one part (RELATED). So are the session's texts with the variables.
 - A config is good if each of its parts is. What is wrong with one that is not
   is for violations_of_message and check_config to say, of the whole config.
 
@@ -27,10 +27,22 @@ from voxplane.errors import VoxplaneError
 from voxplane.prompt import check_prompt, is_long_to_check
 from voxplane.schema import compile_schema
 from voxplane.secrets import secret_literals
+from voxplane.session_texts import check_texts, texts_of
+from voxplane.tools import check_tools, large_options
 from voxplane.v1 import agent_config_pb2, schema_pb2
 from voxplane.validation import violations_of_message
 
-RELATED = frozenset(("agent_type", "version", "schema_config", "tts_config", "frontend_config"))
+RELATED = frozenset(
+    (
+        "agent_type",
+        "version",
+        "schema_config",
+        "tts_config",
+        "frontend_config",
+        "tools",
+        "mcp_servers",
+    )
+)
 """The fields of AgentConfig that are judged together."""
 GOOD_PARTS_MAX = 20_000
 """Hashes that are remembered, of about 200 bytes each."""
@@ -54,6 +66,10 @@ class Part:
             case agent_config_pb2.PromptConfig():
                 return is_long_to_check(self.message)
             case agent_config_pb2.AgentConfig(schema_config=schema) if _is_long_to_compile(schema):
+                return True
+            case agent_config_pb2.AgentConfig() if any(
+                is_long_to_check(text) for _, text in texts_of(self.message)
+            ):
                 return True
             case _:
                 return self.message.ByteSize() > SHORT_PART_BYTES_MAX
@@ -103,16 +119,32 @@ def are_good(parts: Iterable[Part]) -> bool:
 def _parts(config: agent_config_pb2.AgentConfig) -> Iterator[Part]:
     related: list[bytes] = []
     for field, value in config.ListFields():
-        encoded = (
-            value.SerializeToString(deterministic=True) if isinstance(value, Message) else value.encode()
-        )
+        encoded = _encoded(value)
         labelled = b"%d:%d:%b" % (field.number, len(encoded), encoded)
-        if field.name in RELATED:
+        if field.name == "session_config":
+            texts = _only_texts(config)
+            yield Part(texts, hashlib.sha256(texts.SerializeToString(deterministic=True)).digest())
+        elif field.name in RELATED:
             related.append(labelled)
         else:
             yield Part(value, hashlib.sha256(labelled).digest())
     if related:
         yield Part(_only_related(config), hashlib.sha256(b"".join(related)).digest())
+
+
+def _encoded(value: Message | str | Iterable[Message]) -> bytes:
+    if isinstance(value, Message):
+        return value.SerializeToString(deterministic=True)
+    if isinstance(value, str):
+        return value.encode()
+    items = [item.SerializeToString(deterministic=True) for item in value]
+    return b"".join(b"%d:%b" % (len(item), item) for item in items)
+
+
+def _only_texts(config: agent_config_pb2.AgentConfig) -> agent_config_pb2.AgentConfig:
+    made = agent_config_pb2.AgentConfig(session_config=config.session_config)
+    made.prompt_config.dynamic_vars.update(config.prompt_config.dynamic_vars)
+    return made
 
 
 def _is_long_to_compile(schema: schema_pb2.SchemaConfig) -> bool:
@@ -140,8 +172,10 @@ def _is_good(message: Message) -> bool:
                 check_prompt(message)
             case agent_config_pb2.AgentConfig():
                 compile_schema(message.schema_config, first=message.tts_config.instruction_field)
+                check_tools(message)
+                check_texts(message)
             case _:
-                pass
+                return not any(large_options("", message))
     except VoxplaneError:
         return False
     return True

@@ -11,17 +11,27 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from buf.validate import validate_pb2
-from voxplane.v1 import agent_service_pb2, config_sync_service_pb2, node_service_pb2
+from voxplane.v1 import (
+    agent_service_pb2,
+    config_sync_service_pb2,
+    node_service_pb2,
+    session_service_pb2,
+)
 from voxplane.validation import RULE_PLACES, violations_of_message
 
-SERVICES = (agent_service_pb2, config_sync_service_pb2, node_service_pb2)
+SERVICES = (agent_service_pb2, config_sync_service_pb2, node_service_pb2, session_service_pb2)
 TOO_LONG = "a" * 100_001
 
-# bounded as a whole: update_mask and error by rules of their fields, a default when the schema is compiled
+# bounded as a whole: update_mask, error and status by rules of their fields, a default when the schema is
+# compiled, options and parameters by check_tools
 BOUNDED_BY_THEIR_FIELD = {
     "google.protobuf.FieldMask": {"voxplane.v1.UpdateAgentConfigRequest.update_mask"},
-    "google.rpc.Status": {"voxplane.v1.BundleStatus.error"},
+    "google.rpc.Status": {"voxplane.v1.BundleStatus.error", "voxplane.v1.SessionCommandResult.status"},
     "google.protobuf.Value": {"voxplane.v1.SchemaField.default"},
+    "google.protobuf.Struct": {
+        *(f"voxplane.v1.{kind}Config.options" for kind in ("Stt", "Llm", "Tts", "Vad", "Realtime")),
+        "voxplane.v1.HttpTool.parameters",
+    },
     "google.protobuf.Duration": None,
     "google.protobuf.Timestamp": None,
 }
@@ -115,7 +125,10 @@ def test_maps_are_bounded(name: str) -> None:
     assert rules(field).map.max_pairs > 0
     by_key: Any = GetMessageClass(field.containing_type)()
     by_value: Any = GetMessageClass(field.containing_type)()
-    if field.message_type.fields_by_name["value"].message_type is None:
+    value = field.message_type.fields_by_name["value"]
+    if value.type == value.TYPE_DOUBLE:
+        getattr(by_key, field.name)[TOO_LONG] = 0.0
+    elif value.message_type is None:
         getattr(by_key, field.name)[TOO_LONG] = ""
         getattr(by_value, field.name)["a"] = TOO_LONG
         assert broken(by_value, f'{field.name}["a"]')
