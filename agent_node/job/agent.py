@@ -12,7 +12,7 @@ from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
 
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.plan import Plan
-from agent_node.job.structured import FieldDone, ReplyReader, ReplyShape, Said, Spoken
+from agent_node.job.structured import FieldDone, FieldPart, ReplyReader, ReplyShape, Said, Spoken
 from agent_node.job.targets import Target
 from agent_node.providers import set_speech_instructions
 from voxplane.errors import VoxplaneError
@@ -20,6 +20,21 @@ from voxplane.schema import CompiledSchema
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 PROBLEM_CHARS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyBegan:
+    """A step of a reply is being made by `target`."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFieldPart:
+    """A piece of a string field of the reply in flight, as it arrives."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,7 @@ class ReplyFailed:
     error: status_pb2.Status
 
 
-ReplyEvent = ReplyField | ReplyDone | ReplyFailed
+ReplyEvent = ReplyBegan | ReplyFieldPart | ReplyField | ReplyDone | ReplyFailed
 
 
 class VoxplaneAgent(Agent):
@@ -154,6 +169,7 @@ class _Reply:
         self._instruction_field = self._target.config.tts_config.instruction_field
         self._calls_tools = False
         self._steer("")
+        on_reply(ReplyBegan(self._target))
 
     def take(self, chunk: ChatChunk) -> list[ChatChunk | str]:
         """What to hand on of a chunk."""
@@ -186,6 +202,8 @@ class _Reply:
             match each:
                 case Spoken(text):
                     parts.append(text)
+                case FieldPart(name, text):
+                    self._on_reply(ReplyFieldPart(name, text))
                 case FieldDone(name, value, hidden):
                     if name == self._instruction_field:
                         self._steer(value if isinstance(value, str) else "")

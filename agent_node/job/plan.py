@@ -100,7 +100,7 @@ def _with_all_blocks(config: AgentConfig) -> AgentConfig:
     whole = AgentConfig()
     whole.CopyFrom(config)
     for block in AgentConfig.DESCRIPTOR.fields:
-        if block.message_type is not None:
+        if block.message_type is not None and not block.is_repeated:
             getattr(whole, block.name).SetInParent()
     return whole
 

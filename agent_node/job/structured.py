@@ -37,6 +37,14 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldPart:
+    """A piece of a string field as it arrives; a hidden one never comes."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class FieldDone:
     """A field is complete; a hidden one must not leave the node."""
 
@@ -45,7 +53,7 @@ class FieldDone:
     hidden: bool
 
 
-Said = Spoken | FieldDone
+Said = Spoken | FieldPart | FieldDone
 
 
 class ReplyReader:
@@ -92,9 +100,12 @@ class ReplyReader:
         match piece:
             case PlainText(text):
                 yield Spoken(text)
-            case StringPart(name, text) if name in self._early:
-                self._streamed.add(name)
-                yield from self._speak(name, text)
+            case StringPart(name, text) if name in self._known:
+                if name not in self._shape.hidden:
+                    yield FieldPart(name, text)
+                if name in self._early:
+                    self._streamed.add(name)
+                    yield from self._speak(name, text)
             case Member(name, value) if name in self._known:
                 yield from self._done(name, value)
             case _:

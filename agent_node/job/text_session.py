@@ -154,6 +154,8 @@ class TextSession:
             case ReplyFailed(target, error):
                 turn.made_by = turn.made_by or target
                 self._outbox.put(ChatResponse(error=error))
+            case _:
+                pass
 
     def _show_text(self, text: str) -> None:
         if self._turn is not None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_node.job.structured import BETWEEN_FIELDS, FieldDone, ReplyReader, ReplyShape, Spoken
+from agent_node.job.structured import BETWEEN_FIELDS, FieldDone, FieldPart, ReplyReader, ReplyShape, Spoken
 
 SHAPE = ReplyShape(
     names=("tone", "answer", "score", "question", "note"),
@@ -94,15 +94,39 @@ def test_a_cut_off_reply_keeps_what_was_spoken(
 def test_strings_are_spoken_as_they_arrive() -> None:
     """A spoken string streams; a field that is not spoken makes no sound."""
     reader = ReplyReader(SHAPE)
-    assert reader.feed('{"tone": "ca') == []
-    assert reader.feed('lm", "answer": "Go') == [FieldDone("tone", "calm", hidden=False), Spoken("Go")]
-    assert reader.feed("od") == [Spoken("od")]
+    assert reader.feed('{"tone": "ca') == [FieldPart("tone", "ca")]
+    assert reader.feed('lm", "answer": "Go') == [
+        FieldPart("tone", "lm"),
+        FieldDone("tone", "calm", hidden=False),
+        FieldPart("answer", "Go"),
+        Spoken("Go"),
+    ]
+    assert reader.feed("od") == [FieldPart("answer", "od"), Spoken("od")]
+
+
+@given(written(), st.lists(st.integers(0), max_size=20))
+def test_the_parts_of_a_field_make_its_value(reply: tuple[dict[str, Any], str], places: list[int]) -> None:
+    """What is shown of a string as it arrives is the string; of a hidden field
+    nothing is shown."""
+    values, text = reply
+    reader = ReplyReader(SHAPE)
+    said = [each for piece in cut(text, places) for each in reader.feed(piece)] + reader.finish()
+    shown = dict.fromkeys(values, "")
+    for each in said:
+        if isinstance(each, FieldPart):
+            shown[each.name] += each.text
+    strings = {name: value for name, value in values.items() if isinstance(value, str)}
+    expected = {name: strings.get(name, "") if name in SHAPE.names else "" for name in values}
+    assert shown == expected | ({"note": ""} if "note" in values else {})
 
 
 def test_a_field_that_comes_too_early_waits() -> None:
     """Fields are spoken in schema order, whatever the model does."""
     reader = ReplyReader(SHAPE)
-    assert reader.feed('{"question": "Why?", ') == [FieldDone("question", "Why?", hidden=False)]
+    assert reader.feed('{"question": "Why?", ') == [
+        FieldPart("question", "Why?"),
+        FieldDone("question", "Why?", hidden=False),
+    ]
     said = reader.feed('"answer": "Well."')
     assert [each for each in said if isinstance(each, Spoken)] == [Spoken("Well."), Spoken(" Why?")]
 

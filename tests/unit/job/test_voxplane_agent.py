@@ -12,7 +12,7 @@ from livekit import rtc
 from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
 from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
 
-from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, VoxplaneAgent
+from agent_node.job.agent import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed, VoxplaneAgent
 from agent_node.job.live import follow, turn_handling_of
 from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import Plan
@@ -242,7 +242,8 @@ async def test_a_model_that_fails_does_not_end_the_session() -> None:
     }
     async with call(offline_config("one"), ScriptedBuilder(models)) as run:
         assert await run.say("Hello?") == ""
-        (failed,) = run.replies
+        began, failed = run.replies
+        assert isinstance(began, ReplyBegan)
         assert isinstance(failed, ReplyFailed)
         assert failed.error.message == "the language model failed (ValueError)"
         run.swap.deliver(delivery(2, offline_config("two")))
