@@ -13,7 +13,7 @@ ERROR_BYTES_MAX = 4_096
 """Of a longer error the start of the message is kept, and the details that
 fit."""
 ERROR_TEXT_MAX = 500
-WORDS_MAX = 16_384
+WORDS_MAX = 4_096
 """Words that are shared; those of a fleet with more are kept many times."""
 
 REFUSED = (sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_REVERTED)

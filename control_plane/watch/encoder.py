@@ -8,7 +8,9 @@ here of the wire format, with length-delimited fields.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import cachetools
 
@@ -77,24 +79,41 @@ class Suffix:
         return self._head + bytes((len(digits),)) + digits
 
 
+class _Encoded(NamedTuple):
+    part: weakref.ref[Part]
+    data: bytes
+
+
 class Encoder:
-    """Remembers encoded parts, the least used of them only up to a bound."""
+    """Remembers encoded parts for as long as somebody has the part, and the
+    least used of them only up to a bound."""
 
     def __init__(self, bytes_max: int = ENCODED_BYTES_MAX) -> None:
-        self._encoded: cachetools.LRUCache[Part, bytes] = cachetools.LRUCache(bytes_max, getsizeof=len)
+        self._encoded: cachetools.LRUCache[int, _Encoded] = cachetools.LRUCache(
+            bytes_max, getsizeof=lambda encoded: len(encoded.data)
+        )
         self._quiet: dict[float, bytes] = {}
         self.encoded_parts = 0
         """Count of the parts that were made, not taken from memory."""
 
     def part(self, part: Part) -> bytes:
         """The bytes of a part, without a suffix."""
-        found = self._encoded.get(part)
-        if found is None:
-            found = encode_part(part)
-            self.encoded_parts += 1
-            if len(found) <= self._encoded.maxsize:
-                self._encoded[part] = found
-        return found
+        key = id(part)
+        found = self._encoded.get(key)
+        if found is not None:
+            return found.data
+        data = encode_part(part)
+        self.encoded_parts += 1
+        if len(data) <= self._encoded.maxsize:
+            # The id is another part's no sooner than this one is forgotten.
+            forget = weakref.ref(part, lambda _: self._encoded.pop(key, None))
+            self._encoded[key] = _Encoded(forget, data)
+        return data
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes that are remembered."""
+        return int(self._encoded.currsize)
 
     def heartbeat(self, seconds: float, revisions: Mapping[TenantId, revision_pb2.Revision]) -> bytes:
         """The bytes of a heartbeat, without a suffix."""

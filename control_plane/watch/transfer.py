@@ -91,7 +91,7 @@ class Level:
         return replace(self, told=self.view.number)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Part:
     """One message of a transfer. `items` are pairs of a field number of
     ConfigTransfer and the field's bytes. It is equal to itself alone."""

@@ -138,6 +138,21 @@ def test_the_memory_of_bytes_is_bounded() -> None:
     assert tiny.part(parts[0]) == first
 
 
+def test_the_bytes_of_a_state_go_with_it() -> None:
+    """When all have gone on to a newer state, nothing of an older one is kept."""
+    log, planner, encoder = _log(), Planner(), Encoder()
+    streams = _streams(planner, [sync_pb2.WatchConfigRequest(tenant_id="acme")] * 3)
+    sizes: list[int] = []
+    for number in range(20):
+        for stream in streams:
+            for action in stream.receive(StateChanged(log.state)):
+                if isinstance(action, Send):
+                    encoder.part(action.part)
+        sizes.append(encoder.encoded_bytes)
+        log.publish("sales", f"{number:04} " + "x" * 300)
+    assert max(sizes[1:]) - min(sizes[1:]) < 10
+
+
 def test_a_quiet_heartbeat_is_made_once() -> None:
     """Heartbeats that tell no revision share their bytes."""
     (stream,) = _streams(Planner(), [sync_pb2.WatchConfigRequest(tenant_id="acme")])
