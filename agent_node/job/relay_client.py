@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 import grpc
 from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
+from agent_node.job.outgoing import Outgoing
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
+from voxplane.v1 import session_pb2, session_service_pb2
 from voxplane.v1.config_sync_service_pb2 import BundleStatus
 
 RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-REPORTS_MAX = 100
 LEAVE_SECONDS_MAX = 1.0
 
 _STATUS_KEY = "grpc-status-details-bin"
@@ -30,6 +30,7 @@ _CHANNEL_OPTIONS = (
 )
 
 
+Command = session_service_pb2.SessionCommand
 AttachCall = grpc.aio.StreamStreamCall[relay_pb2.AttachRequest, relay_pb2.AttachResponse]
 
 
@@ -59,20 +60,28 @@ def status_of_rpc(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 class Attachment:
-    """One session's link to its bundle.
+    """One session's link to its node.
 
-        async with Attachment(channel, caller) as attachment:
+        async with Attachment(channel, hello) as attachment:
             async for delivery in attachment: ...
 
-    Deliveries that were not fetched are skipped for the latest. Reports are
-    sent in order; of more than REPORTS_MAX that wait the oldest are dropped.
+    Deliveries that were not fetched are skipped for the latest. `on_command`
+    is called on the loop. `legacy` is what a process that died left of the
+    session; it is there with the first delivery, if at all.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, caller: relay_pb2.CallerContext) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        hello: relay_pb2.JobHello,
+        on_command: Callable[[Command], None] = lambda _: None,
+    ) -> None:
+        self.legacy: relay_pb2.SessionLegacy | None = None
         self._stub = relay_grpc.RelayServiceStub(channel)
-        self._caller = caller
+        self._hello = hello
+        self._on_command = on_command
         self._latest: relay_pb2.BundleDelivery | None = None
-        self._reports: deque[BundleStatus] = deque(maxlen=REPORTS_MAX)
+        self._outgoing = Outgoing()
         self._news = asyncio.Event()
         self._to_send = asyncio.Event()
         self._ended: RelayClosedError | None = None
@@ -112,15 +121,49 @@ class Attachment:
 
     def report(self, status: BundleStatus) -> None:
         """Tell the node what became of a bundle. Never waits."""
-        self._reports.append(status)
+        self._outgoing.status(status)
+        self._to_send.set()
+
+    def tell(self, session: session_pb2.Session, *turns: session_pb2.SessionTurn) -> None:
+        """Tell the node how the session stands. Never waits."""
+        self._outgoing.session(session, *turns)
+        self._to_send.set()
+
+    def answer(self, result: session_service_pb2.SessionCommandResult) -> None:
+        """Tell the node what became of a command. Never waits."""
+        self._outgoing.result(result)
+        self._to_send.set()
+
+    def remember(self, turns: int, *items: bytes) -> None:
+        """Leave with the node what a process that takes this one's place has
+        to know. Never waits."""
+        self._outgoing.memory(turns, *items)
+        self._to_send.set()
+
+    def follow(self, agent_id: str) -> None:
+        """From now on get the bundles of another agent. Never waits."""
+        self._outgoing.follow(agent_id)
+        self._to_send.set()
+
+    def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
+        """One more swap or error of a kind, or the process' memory. Never
+        waits."""
+        self._outgoing.figures(swap=swap, error=error, pss_bytes=pss_bytes)
         self._to_send.set()
 
     async def _read(self, call: AttachCall) -> None:
         try:
             async for response in call:
-                if response.HasField("bundle"):
-                    self._latest = response.bundle
-                    self._news.set()
+                match response.WhichOneof("event"):
+                    case "bundle":
+                        self._latest = response.bundle
+                        self._news.set()
+                    case "command":
+                        self._on_command(response.command)
+                    case "legacy":
+                        self.legacy = response.legacy
+                    case _:
+                        pass
         except grpc.aio.AioRpcError as error:
             self._ended = RelayClosedError(status_of_rpc(error))
         finally:
@@ -132,13 +175,13 @@ class Attachment:
 
     async def _write(self, call: AttachCall) -> None:
         try:
-            hello = relay_pb2.JobHello(caller=self._caller, pid=os.getpid())
-            await call.write(relay_pb2.AttachRequest(hello=hello))
-            while self._reports or not self._leaving:
+            self._hello.pid = os.getpid()
+            await call.write(relay_pb2.AttachRequest(hello=self._hello))
+            while not self._leaving or self._to_send.is_set():
                 await self._to_send.wait()
                 self._to_send.clear()
-                while self._reports:
-                    await call.write(relay_pb2.AttachRequest(status=self._reports.popleft()))
+                while (request := self._outgoing.next()) is not None:
+                    await call.write(request)
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # the reader sees why

@@ -29,6 +29,7 @@ from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError, to_status
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
+from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig, LlmConfig
 
 NODE_ID_ENV = "VOXPLANE_NODE_ID"
@@ -124,7 +125,8 @@ async def _run_session(
 ) -> None:
     """Until the user has left. Raises VoxplaneError if the session cannot
     start, and RelayClosedError if the node gives up the agent's bundle."""
-    async with Attachment(channel, caller) as attachment:
+    hello = relay_pb2.JobHello(caller=caller, kind=session_pb2.SESSION_KIND_TEXT)
+    async with Attachment(channel, hello) as attachment:
         builder = staging.Builder(caller, new_context())
         session = TextSession(caller, builder, SystemClock(), outbox=outbox, report=attachment.report)
         try:

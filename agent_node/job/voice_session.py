@@ -17,7 +17,8 @@ from agent_node.job.session import SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.providers import new_context
 from voxplane.clock import SystemClock
-from voxplane.node.v1.relay_service_pb2 import CallerContext
+from voxplane.node.v1.relay_service_pb2 import CallerContext, JobHello
+from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 
 FIRST_CONFIG_SECONDS_MAX = 10.0
@@ -39,7 +40,10 @@ async def run_call(ctx: JobContext, caller: CallerContext) -> None:
     # runs after LiveKit has closed the session, whatever ended the job
     ctx.add_shutdown_callback(held.aclose)
     channel = await held.enter_async_context(relay_channel())
-    attachment = await held.enter_async_context(Attachment(channel, caller))
+    hello = JobHello(
+        caller=caller, kind=session_pb2.SESSION_KIND_VOICE, room=ctx.job.room.name, job_id=ctx.job.id
+    )
+    attachment = await held.enter_async_context(Attachment(channel, hello))
     swap = SessionSwap(caller, Builder(caller, new_context()), SystemClock(), report=attachment.report)
     held.push_async_callback(swap.aclose)
     following = asyncio.create_task(_follow(attachment, swap), name="follow the bundle")

@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 import pytest
 
-from agent_node.job.relay_client import REPORTS_MAX, Attachment, RelayClosedError, relay_channel
+from agent_node.job.outgoing import REPORTS_MAX
+from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
 from tests.unit.job.job_world import caller, delivery, offline_config
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
@@ -171,7 +172,7 @@ async def test_only_the_latest_delivery_counts(tmp_path: Path) -> None:
     async with (
         relay_at(socket) as relay,
         relay_channel(str(socket)) as channel,
-        Attachment(channel, caller()) as attachment,
+        Attachment(channel, relay_pb2.JobHello(caller=caller())) as attachment,
     ):
         deliveries = aiter(attachment)
         await relay.deliveries.put(delivery(1, offline_config()))
