@@ -19,21 +19,25 @@
 7. A replaced config drains until nothing of it speaks any more, and is closed
    once.
 8. A pinned session follows its version; moves of its alias are no changes.
+9. A bundle of another agent is a transfer: a handoff whatever differs, by that
+   agent's live version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from agent_node.job.lifecycle import Phase, Step, advance
-from agent_node.job.plan import Part, Plan, plan
+from agent_node.job.plan import Effect, Part, Plan, plan
 from agent_node.job.targets import Bundle, Target, bundle_of, target_of
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery
 
 OVERTAKEN_BUILDS_MAX = 3
+AGENT = "agent"
+"""Stands in a plan for another agent, beside the paths of fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,8 @@ class SwapState:
         """Work out what is asked for now."""
         match event:
             case Delivered(delivery):
+                if self._delivery is not None and self._delivery.bundle.name != delivery.bundle.name:
+                    self._alias, self._pinned_version = "", None
                 self._delivery = delivery
             case Pinned(version):
                 self._pinned_version = version
@@ -280,11 +286,11 @@ class SwapState:
             self._wanted = None
             yield Refused(bundle_of(self._delivery), None, self.running, error)
             return
-        if self._active is not None and target.content_hash == self._active.target.content_hash:
+        if self._active is not None and _alike(target, self._active.target):
             yield from self._overtake_warm()
             self._wanted = None
             yield from self._relabel_active(self._active, target)
-        elif self._warm is not None and target.content_hash == self._warm.target.content_hash:
+        elif self._warm is not None and _alike(target, self._warm.target):
             self._warm.target = target
             yield Relabel(self._warm.ticket, target)
             yield Waiting(target)
@@ -303,6 +309,8 @@ class SwapState:
         running = self.running
         self._wanted = target
         its = plan(running.config if running else None, target.config)
+        if running is not None and running.bundle.name != target.bundle.name:
+            its = replace(its, effects={**its.effects, AGENT: Effect.HANDOFF})
         self._building = _Candidate(next(self._tickets), target, its)
         return Build(self._building.ticket, target, its)
 
@@ -312,7 +320,7 @@ class SwapState:
             return
         self._building = None
         wanted, self._wanted = self._wanted, None
-        if wanted is not None and wanted.content_hash == candidate.target.content_hash:
+        if wanted is not None and _alike(wanted, candidate.target):
             candidate.step(Step.BUILT)
             self._overtaken_builds = 0
             self._warm = candidate
@@ -343,7 +351,7 @@ class SwapState:
         wanted, self._wanted = self._wanted, None
         if wanted is None:
             return
-        if wanted.content_hash == candidate.target.content_hash:
+        if _alike(wanted, candidate.target):
             yield Refused(wanted.bundle, wanted, self.running, error)
         else:
             yield self._build(wanted)
@@ -405,3 +413,8 @@ class SwapState:
         if warm is not None:
             warm.step(Step.OVERTAKEN)
             yield Close(warm.ticket)
+
+
+def _alike(one: Target, other: Target) -> bool:
+    """Whether one pipeline serves both."""
+    return one.content_hash == other.content_hash and one.bundle.name == other.bundle.name

@@ -47,12 +47,13 @@ def delivery(
     commit_time: float = COMMIT_TIME,
     aliases: dict[str, int] | None = None,
     others: dict[int, AgentConfig] | None = None,
+    agent: str = "support",
 ) -> BundleDelivery:
     """The agent's bundle at a revision; `live` has the config, under the
     revision's number unless `version` is given."""
     version = revision if version is None else version
     made = BundleDelivery()
-    made.bundle.name = agent_name(tenant, "support")
+    made.bundle.name = agent_name(tenant, agent)
     made.bundle.revision = revision
     made.bundle.aliases.update({"live": version, **(aliases or {})})
     for number, content in sorted({**(others or {}), version: config}.items()):

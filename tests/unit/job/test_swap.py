@@ -294,6 +294,31 @@ def test_a_missing_alias_is_refused() -> None:
     assert running_revision(world) == 1
 
 
+def test_another_agent_is_a_handoff() -> None:
+    """A session that goes to another agent takes that agent's live version by a
+    handoff, also where the content is the same, and leaves pin and alias."""
+    world = World(SwapState(alias="beta", pinned_version=1))
+    config = offline_config("one")
+    world.deliver(delivery(1, config, aliases={"beta": 1}))
+    world.build()
+    world.begin()
+    world.deliver(delivery(7, config, agent="sales"))
+    built = world.build()
+    assert [type(action) for action in built] == [Waiting]
+    applied = [action for action in world.end() if isinstance(action, Applied)]
+    assert [(each.target.version, each.target.bundle.name) for each in applied] == [
+        (7, "tenants/acme/agents/sales")
+    ]
+    assert applied[0].plan is not None
+    assert applied[0].plan.handoff
+    world.deliver(delivery(8, offline_config("two"), agent="sales"))
+    assert not [
+        action
+        for action in world.build()
+        if isinstance(action, Applied) and action.plan and action.plan.handoff
+    ]
+
+
 def test_a_pinned_session_stays() -> None:
     """A pinned session answers every bundle and runs its version; unpinned it
     follows the alias again."""
