@@ -11,7 +11,6 @@ from livekit.agents import NOT_GIVEN, Agent, AgentSession, ModelSettings, NotGiv
 from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
 
 from agent_node.job.pipeline import Pipeline
-from agent_node.job.plan import Plan
 from agent_node.job.structured import FieldDone, FieldPart, ReplyReader, ReplyShape, Said, Spoken
 from agent_node.job.targets import Target
 from agent_node.providers import set_speech_instructions
@@ -71,11 +70,18 @@ class VoxplaneAgent(Agent):
 
     `on_reply` is called on the loop with what the replies bring beside speech.
     Without `voice` the session gets neither ears nor a mouth: LiveKit would
-    connect them, though there is no audio.
+    connect them, though there is no audio. With `on_takeover` it takes the
+    place of another agent of the session, with the history, and calls it when
+    it has.
     """
 
     def __init__(
-        self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None], *, voice: bool = True
+        self,
+        pipeline: Pipeline,
+        on_reply: Callable[[ReplyEvent], None],
+        *,
+        voice: bool = True,
+        on_takeover: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             instructions=pipeline.words.instructions,
@@ -86,21 +92,35 @@ class VoxplaneAgent(Agent):
         self._pipeline = pipeline
         self._on_reply = on_reply
         self._voice = voice
+        self._on_takeover = on_takeover
 
     @property
     def pipeline(self) -> Pipeline:
         """What makes the next reply."""
         return self._pipeline
 
-    def switch(self, pipeline: Pipeline, plan: Plan) -> None:
+    async def on_enter(self) -> None:
+        """Part of LiveKit's interface: the session has this agent from now on."""
+        if self._on_takeover is None:
+            return
+        # Not before: the last reply of the other one is in it only now.
+        history = _session_of(self).history.copy(
+            exclude_instructions=True, exclude_handoff=True, exclude_config_update=True
+        )
+        await self.update_chat_ctx(history)
+        self._on_takeover()
+
+    def successor(self, pipeline: Pipeline, on_takeover: Callable[[], None]) -> VoxplaneAgent:
+        """The agent that takes this one's place in the session."""
+        return type(self)(pipeline, self._on_reply, voice=self._voice, on_takeover=on_takeover)
+
+    def switch(self, pipeline: Pipeline) -> None:
         """Make the next reply by `pipeline`; to be called at a turn boundary.
 
         Does not wait, so that no reply can begin in the middle of it. Raises
         VoxplaneError(BUILD_FAILED) if LiveKit refuses, and then changes nothing.
         """
         before = self._pipeline
-        if plan.handoff:
-            raise _refused("a change to or from a realtime model needs a new call")
         stt, tts = pipeline.stt, pipeline.tts
         new_stt, new_tts = self._voice and stt is not before.stt, self._voice and tts is not before.tts
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import ExitStack
+
 from livekit.agents import (
     AgentSession,
     EndpointingOptions,
@@ -18,6 +21,7 @@ from voxplane.v1.agent_config_pb2 import TurnConfig
 
 MIN_ENDPOINTING_SECONDS = 0.5
 MAX_ENDPOINTING_SECONDS = 3.0
+HANDOFF = "the handoff"
 
 Session = AgentSession[None]
 
@@ -46,20 +50,47 @@ def turn_handling_of(turn: TurnConfig) -> TurnHandlingOptions:
 
 
 class LiveHost:
-    """Switches an agent and its session."""
+    """Switches an agent and its session, or the session's agent."""
 
-    def __init__(self, session: Session, agent: VoxplaneAgent) -> None:
+    def __init__(self, session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
         self._session = session
         self._agent = agent
+        self._swap = swap
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @property
+    def agent(self) -> VoxplaneAgent:
+        """The agent that has the session, or is about to."""
+        return self._agent
+
+    async def settled(self) -> None:
+        """Wait until the agent has the session."""
+        await self._settled.wait()
 
     def switch(self, pipeline: Pipeline, plan: Plan) -> None:
         """See session.Host."""
         before = endpointing_of(self._agent.pipeline.target.config.turn_config)
-        self._agent.switch(pipeline, plan)
+        if plan.handoff:
+            self._hand_over(pipeline)
+        else:
+            self._agent.switch(pipeline)
         endpointing = endpointing_of(pipeline.target.config.turn_config)
         if endpointing != before:
             self._session.update_options(endpointing_opts=endpointing)
         self.fit_output()
+
+    def _hand_over(self, pipeline: Pipeline) -> None:
+        held = ExitStack()
+        # LiveKit lets go of the old models when the new agent has begun, and no
+        # other change is made meanwhile.
+        held.enter_context(self._agent.pipeline.use())
+        self._swap.reply_began(HANDOFF)
+        held.callback(self._swap.reply_ended, HANDOFF)
+        self._settled.clear()
+        held.callback(self._settled.set)
+        self._agent = self._agent.successor(pipeline, held.close)
+        self._session.update_agent(self._agent)
 
     def fit_output(self) -> None:
         """Without a voice the agent's text is still shown."""
@@ -68,7 +99,7 @@ class LiveHost:
             output.set_audio_enabled(self._agent.pipeline.tts is not None)
 
 
-def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
+def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> LiveHost:
     """Let a session that has been started take its changes from `swap`.
 
     Call it before the session's first reply, at the latest in the same step of
@@ -86,6 +117,7 @@ def follow(session: Session, agent: VoxplaneAgent, swap: SessionSwap) -> None:
     session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]
     session.on("user_state_changed", on_user_state)  # pyright: ignore[reportUnknownMemberType]
     swap.user_speaks(session.user_state == "speaking")
-    host = LiveHost(session, agent)
+    host = LiveHost(session, agent, swap)
     host.fit_output()
     swap.drive(host)
+    return host

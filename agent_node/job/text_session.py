@@ -11,7 +11,7 @@ from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.io import TextOutput
 
 from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, ReplyField, VoxplaneAgent
-from agent_node.job.live import Session, follow, turn_handling_of
+from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
 from agent_node.job.outbox import Outbox
 from agent_node.job.outcomes import Outcome, notice_of
 from agent_node.job.session import PipelineBuilder, SessionSwap
@@ -77,6 +77,7 @@ class TextSession:
         self._outbox = outbox
         self._swap = SessionSwap(caller, builder, clock, report=report, notice=self._show_swap)
         self._session: Session | None = None
+        self._host: LiveHost | None = None
         self._turn: _Turn | None = None
         self._turns = 0
 
@@ -114,7 +115,7 @@ class TextSession:
             revision=target.bundle.revision,
         )
         self._outbox.put(ChatResponse(opened=opened))
-        follow(session, agent, self._swap)
+        self._host = follow(session, agent, self._swap)
 
     async def take(self, text: str) -> None:
         """One turn: what the user wrote, and the reply to its end."""
@@ -126,6 +127,8 @@ class TextSession:
         # until the turn is shown: its own notice must not come before it
         self._swap.reply_began(name)
         try:
+            if self._host is not None:
+                await self._host.settled()
             await self.session.generate_reply(user_input=text, input_modality="text").wait_for_playout()
             self._show_turn(turn)
         finally:

@@ -387,6 +387,7 @@ def test_whatever_happens(events: list[tuple[str, object]]) -> None:
     applied = revisions(world.log, Applied)
     assert applied == sorted(applied)
     revision += 1
+    world.refuse_switch = False
     world.send(Pinned(None))
     world.deliver(delivery(revision, content(3), others=versions))
     world.settle()

@@ -13,7 +13,7 @@ from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
 from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
 
 from agent_node.job.agent import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed, VoxplaneAgent
-from agent_node.job.live import follow, turn_handling_of
+from agent_node.job.live import LiveHost, follow, turn_handling_of
 from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import Plan
 from agent_node.job.session import PipelineBuilder, SessionSwap
@@ -124,6 +124,7 @@ class Call:
     session: AgentSession[None]
     agent: LookingUp
     swap: SessionSwap
+    host: LiveHost
     ear: Ear
     replies: list[ReplyEvent] = field(default_factory=list[ReplyEvent])
     reports: list[BundleStatus] = field(default_factory=list[BundleStatus])
@@ -164,9 +165,9 @@ async def call(config: AgentConfig, builder: PipelineBuilder | None = None) -> A
     ear = session.output.audio = Ear()
     agent = LookingUp(pipeline, replies.append)
     await session.start(agent, record=False)
-    follow(session, agent, swap)
+    host = follow(session, agent, swap)
     try:
-        yield Call(session, agent, swap, ear, replies, reports, news)
+        yield Call(session, agent, swap, host, ear, replies, reports, news)
     finally:
         await session.aclose()
         await swap.aclose()
@@ -191,6 +192,25 @@ async def test_all_steps_of_a_reply_are_made_by_one_revision() -> None:
         assert models["one"].closed == 1
         assert models["two"].closed == 0
     assert models["two"].closed == 1
+
+
+async def test_another_agent_takes_over_with_the_history() -> None:
+    """After a transfer the other agent answers in the same session, knows what
+    was said before, and the first one's model is closed; it changes like any."""
+    models = {name: ScriptedLLM(name) for name in ("one", "two", "three")}
+    async with call(offline_config("one"), ScriptedBuilder(models)) as run:
+        assert await run.say("Hello?") == "I am one."
+        run.swap.deliver(delivery(7, offline_config("two"), agent="sales"))
+        await run.reported(7, sync_pb2.CONFIG_PHASE_APPLIED)
+        await run.host.settled()
+        assert await run.say("And you?") == "I am two."
+        messages = run.session.current_agent.chat_ctx.messages()
+        said = [item.text_content for item in messages if item.role != "system"]
+        assert said == ["Hello?", "I am one.", "And you?", "I am two."]
+        assert (models["one"].closed, models["two"].closed) == (1, 0)
+        run.swap.deliver(delivery(8, offline_config("three"), agent="sales"))
+        await run.reported(8, sync_pb2.CONFIG_PHASE_APPLIED)
+        assert await run.say("And now?") == "I am three."
 
 
 async def test_the_voice_changes_between_replies() -> None:
