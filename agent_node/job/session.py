@@ -49,6 +49,7 @@ from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery, CallerContext
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1.bundle_pb2 import VersionContent
 from voxplane.v1.config_sync_service_pb2 import BundleStatus
 
 BUILD_SECONDS_MAX = 30.0
@@ -132,9 +133,10 @@ class SessionSwap:
         """The bundle is there, or has changed."""
         self._receive(Delivered(delivery))
 
-    def pin(self, version: int | None) -> None:
-        """Stay with a version, or follow the alias again."""
-        self._receive(Pinned(version))
+    def pin(self, version: int | None, content: VersionContent | None = None) -> None:
+        """Stay with a version, or follow the alias again. Without its content
+        the version is to be in the bundle."""
+        self._receive(Pinned(version, content))
 
     def reply_began(self, reply: str) -> None:
         """A reply is in flight; every one must come to `reply_ended`."""

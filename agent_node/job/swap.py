@@ -34,6 +34,7 @@ from agent_node.job.plan import Effect, Part, Plan, plan
 from agent_node.job.targets import Bundle, Target, bundle_of, target_of
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery
+from voxplane.v1.bundle_pb2 import VersionContent
 
 OVERTAKEN_BUILDS_MAX = 3
 AGENT = "agent"
@@ -49,9 +50,11 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The session is to stay with a version, or, by None, to follow its alias."""
+    """The session is to stay with a version, or, by None, to follow its alias.
+    Without the content the version is to be in the bundle."""
 
     version: int | None
+    content: VersionContent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,7 @@ class SwapState:
     def __init__(self, alias: str = "", pinned_version: int | None = None) -> None:
         self._alias = alias
         self._pinned_version = pinned_version
+        self._pinned_content: VersionContent | None = None
         self._delivery: BundleDelivery | None = None
         self._tickets = count(1)
         self._active: _Candidate | None = None
@@ -273,14 +277,14 @@ class SwapState:
         match event:
             case Delivered(delivery):
                 if self._delivery is not None and self._delivery.bundle.name != delivery.bundle.name:
-                    self._alias, self._pinned_version = "", None
+                    self._alias, self._pinned_version, self._pinned_content = "", None, None
                 self._delivery = delivery
-            case Pinned(version):
-                self._pinned_version = version
+            case Pinned(version, content):
+                self._pinned_version, self._pinned_content = version, content
         if self._delivery is None:
             return
         try:
-            target = target_of(self._delivery, self._alias, self._pinned_version)
+            target = target_of(self._delivery, self._alias, self._pinned_version, self._pinned_content)
         except VoxplaneError as error:
             yield from self._overtake_warm()
             self._wanted = None

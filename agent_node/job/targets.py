@@ -10,6 +10,7 @@ from voxplane.node.v1.relay_service_pb2 import BundleDelivery
 from voxplane.resolve import resolve
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
+from voxplane.v1.bundle_pb2 import VersionContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,21 @@ def bundle_of(delivery: BundleDelivery) -> Bundle:
     return Bundle(bundle.name, bundle.etag, bundle.revision, committed)
 
 
-def target_of(delivery: BundleDelivery, alias: str = "", pinned_version: int | None = None) -> Target:
-    """What a caller of `alias` (live if it is empty) gets of the delivery.
+def target_of(
+    delivery: BundleDelivery,
+    alias: str = "",
+    pinned_version: int | None = None,
+    pinned_content: VersionContent | None = None,
+) -> Target:
+    """What a caller of `alias` (live if it is empty) gets of the delivery. A
+    pinned version need not be in it, if its content is given.
 
     Raises VoxplaneError: what `resolve` raises, or BUILD_FAILED if the
     content is not there.
     """
+    if pinned_version is not None and pinned_content is not None:
+        config = pinned_content.config
+        return Target(bundle_of(delivery), pinned_version, pinned_content.content_hash, config)
     found = resolve(delivery.bundle, alias or LIVE, pinned_version)
     for content in delivery.contents:
         if content.content_hash == found.content_hash:

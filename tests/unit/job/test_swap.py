@@ -34,10 +34,12 @@ from agent_node.job.swap import (
     Waiting,
 )
 from tests.unit.job.job_world import delivery, offline_config
+from voxplane.digest import content_hash
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
+from voxplane.v1.bundle_pb2 import VersionContent
 
 
 def fault() -> VoxplaneError:
@@ -333,6 +335,22 @@ def test_a_pinned_session_stays() -> None:
     world.send(Pinned(None))
     world.build()
     assert world.state.running.version == 2
+
+
+def test_a_pin_may_bring_a_version_that_the_bundle_has_not() -> None:
+    """A version whose content comes with the pin is run, until the session
+    follows its alias again."""
+    world = started()
+    config = offline_config("old")
+    world.send(Pinned(77, VersionContent(content_hash=content_hash(config), config=config)))
+    world.build()
+    assert world.state.running is not None
+    assert (world.state.running.version, world.state.running.config) == (77, config)
+    world.deliver(delivery(5, offline_config("five")))
+    assert (world.state.running.version, running_revision(world)) == (77, 5)
+    world.send(Pinned(None))
+    world.build()
+    assert world.state.running.version == 5
 
 
 EVENTS = st.one_of(
