@@ -14,12 +14,15 @@ from tests.robustness.actions import PROXY_ACTIONS, STOPS, Action
 from tests.robustness.check import table
 from tests.robustness.faults.shims import why_not
 from tests.robustness.findings import Property
-from tests.robustness.history import History, Received
+from tests.robustness.history import Committed, History, Received
 from tests.robustness.scenario import Options, Scenario, judge, scenario
 
 PAUSE_SECONDS_MIN = 0.2
 PAUSE_SECONDS_MAX = 0.5
 STORM_CLIENTS = 200
+MISTAKEN_COMMITS = 150
+"""Every 20th call is acknowledged and not made; of so many some change something."""
+MISTAKEN_SECONDS_MAX = 20
 
 
 async def _do(run: Scenario, *todo: Action) -> None:
@@ -112,6 +115,9 @@ async def test_a_server_that_makes_mistakes_is_found_out(tmp_path: Path) -> None
     """Of a real server that now and then loses a commit, a message or the newest state, each is found."""
     options = Options(16, mistakes=True, settle_seconds_max=1.0)
     async with scenario(tmp_path, options) as run:
-        await run.pause(2.0, 2.0)
+        for _ in range(MISTAKEN_SECONDS_MAX):
+            await run.pause(1.0, 1.0)
+            if sum(isinstance(record, Committed) for record in run.tap.records()) > MISTAKEN_COMMITS:
+                break
     _, findings = judge(run)
     assert findings.violated >= {Property.DURABLE, Property.LINEARIZABLE, Property.TRUTHFUL}
