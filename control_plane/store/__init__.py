@@ -1,4 +1,5 @@
-"""The log of every tenant: the only durable truth of the control plane."""
+"""The log of every tenant, the only durable truth of the control plane, and
+the sessions beside it."""
 
 from control_plane.store.log import (
     Answer,
@@ -13,7 +14,15 @@ from control_plane.store.log import (
     StoreError,
 )
 from control_plane.store.memory import MemoryStore
+from control_plane.store.session_table import (
+    Place,
+    SessionChange,
+    SessionId,
+    SessionQuery,
+    SessionTable,
+)
 from control_plane.store.sqlite import SqliteStore
+from control_plane.store.store import Store
 
 __all__ = [
     "Answer",
@@ -25,7 +34,13 @@ __all__ = [
     "LogStore",
     "MemoryStore",
     "OutcomeUnknown",
+    "Place",
     "RevisionConflict",
+    "SessionChange",
+    "SessionId",
+    "SessionQuery",
+    "SessionTable",
     "SqliteStore",
+    "Store",
     "StoreError",
 ]

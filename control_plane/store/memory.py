@@ -22,6 +22,7 @@ from control_plane.store.log import (
     RevisionConflict,
     StoreError,
 )
+from control_plane.store.memory_sessions import MemorySessions
 from voxplane.names import TenantId
 from voxplane.storage.v1 import log_pb2
 
@@ -38,18 +39,24 @@ class _Log:
 
 
 class MemoryStore:
-    """A LogStore without a disk."""
+    """A Store without a disk."""
 
     def __init__(self) -> None:
         self._epoch = secrets.token_hex(8)
         self._logs: dict[TenantId, _Log] = {}
         self._counter = CommitCounter()
+        self._sessions = MemorySessions()
         self._closed = False
 
     @property
     def epoch(self) -> str:
         """Names this history of the store."""
         return self._epoch
+
+    @property
+    def sessions(self) -> MemorySessions:
+        """The table of sessions beside the log."""
+        return self._sessions
 
     def commit(
         self,
@@ -148,6 +155,7 @@ class MemoryStore:
         """See LogStore.close."""
         self._closed = True
         self._counter.close()
+        self._sessions.close()
 
     def _log(self, tenant_id: TenantId) -> _Log:
         return self._logs.get(tenant_id) or _Log()

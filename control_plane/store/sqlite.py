@@ -39,6 +39,7 @@ from control_plane.store.sqlite_group import (
     put_snapshot,
     raise_floor,
 )
+from control_plane.store.sqlite_sessions import SqliteSessions
 from control_plane.store.sqlite_thread import connect
 from control_plane.store.sqlite_writer import SqliteWriter
 from voxplane.names import TenantId
@@ -50,19 +51,21 @@ _log = structlog.get_logger(__name__)
 
 
 class SqliteStore:
-    """A LogStore in a file. Make one by `await SqliteStore.open(path)`."""
+    """A Store in a file. Make one by `await SqliteStore.open(path)`."""
 
     def __init__(
         self,
         file: LockedFile,
         writer: SqliteWriter,
         reader: aiosqlite.Connection,
+        sessions: SqliteSessions,
         counter: CommitCounter,
         opened: AsyncExitStack,
     ) -> None:
         self._epoch = file.epoch
         self._writer = writer
         self._reader = reader
+        self._sessions = sessions
         self._counter = counter
         self._opened = opened
 
@@ -82,6 +85,8 @@ class SqliteStore:
                 undo.push_async_callback(writer.close)
                 reader = await connect(partial(connect_to_read, file.path))
                 undo.push_async_callback(reader.close)
+                sessions = SqliteSessions(writer, await connect(partial(connect_to_read, file.path)))
+                undo.push_async_callback(sessions.close)
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(f"{path} cannot be opened: {error}") from error
             if file.restored:
@@ -90,12 +95,17 @@ class SqliteStore:
                     reason=file.restored,
                     epoch=file.epoch,
                 )
-            return cls(file, writer, reader, counter, undo.pop_all())
+            return cls(file, writer, reader, sessions, counter, undo.pop_all())
 
     @property
     def epoch(self) -> str:
         """Names this history of the store."""
         return self._epoch
+
+    @property
+    def sessions(self) -> SqliteSessions:
+        """The table of sessions beside the log."""
+        return self._sessions
 
     def commit(
         self,

@@ -36,10 +36,11 @@ ANSWER = (
     " WHERE tenant_id = ? AND request_id = ? AND expires > ?"
 )
 
-_FAULT_OF_ONE = (
+FAULT_OF_ONE = (
     *(ValueError, TypeError, OverflowError),
     *(sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
 )
+"""Faults of what is written, not of the disk."""
 Guard = Callable[[sqlite3.Connection], None]
 """Raises what makes a transaction that has begun end without effect."""
 
@@ -91,7 +92,7 @@ def write_group(connection: sqlite3.Connection, group: Sequence[Pending], guard:
             outcomes = [_write(connection, pending) for pending in group]
             _purge(connection, max(pending.meta.time for pending in group))
         return Written(outcomes)
-    except _FAULT_OF_ONE as error:
+    except FAULT_OF_ONE as error:
         if len(group) == 1:
             return Written([StoreError(f"the log cannot be written: {error}")])
     except (sqlite3.Error, StoreError) as fault:

@@ -1,7 +1,7 @@
 """The one writer of a SQLite log, which commits in groups.
 
 All commits that arrive while a transaction is on its way to the disk share the
-next one.
+next one. Other work takes turns with them, in transactions of its own.
 
 When the disk fails, what became of the group is not known: a sync that failed
 may have written some of it, and does not fail again. So the connection is
@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 import structlog
@@ -27,6 +27,7 @@ from control_plane.store.sqlite_file import LockedFile, connect_to_write
 from control_plane.store.sqlite_group import Pending, Written, landed, write_group
 from control_plane.store.sqlite_journal import Journal
 from control_plane.store.sqlite_thread import connect, run
+from control_plane.store.sqlite_work import WORKS_MAX, Work, Worked, do_works, next_works
 
 QUEUED_COMMITS_MAX = 10_000
 GROUP_COMMITS_MAX = 256
@@ -60,6 +61,7 @@ class SqliteWriter:
         self._on_commits = on_commits
         self._stall_seconds_max = stall_seconds_max
         self._queue: deque[Pending] = deque()
+        self._works: deque[Work] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._fault: str | None = None
         self._stalled = False
@@ -87,16 +89,17 @@ class SqliteWriter:
 
     def submit(self, pending: Pending) -> None:
         """Put a commit into the next group."""
-        if self._closed:
-            pending.done.set_exception(StoreError("the store is closed"))
-        elif self._stalled:
-            pending.done.set_exception(self._no_answer())
-        elif len(self._queue) >= QUEUED_COMMITS_MAX:
+        if len(self._queue) >= QUEUED_COMMITS_MAX:
             pending.done.set_exception(StoreError(f"{QUEUED_COMMITS_MAX} commits wait already"))
-        else:
+        elif self._takes(pending):
             self._queue.append(pending)
-            if self._writing is None:
-                self._writing = asyncio.get_running_loop().create_task(self._drain())
+
+    def submit_work(self, work: Work) -> None:
+        """Have work done, durably, in the order of the calls."""
+        if len(self._works) >= WORKS_MAX:
+            work.done.set_exception(StoreError(f"{WORKS_MAX} writes wait already"))
+        elif self._takes(work):
+            self._works.append(work)
 
     async def run(self, work: Callable[[sqlite3.Connection], T], size: int = 0) -> T:
         """Do other work between two groups, which writes about so many bytes.
@@ -121,31 +124,50 @@ class SqliteWriter:
             _log.warning("the log was not closed well; the next start looks at it", error=str(error))
         await self._connection.close()
 
+    def _takes(self, one: Pending | Work) -> bool:
+        if self._closed:
+            one.done.set_exception(StoreError("the store is closed"))
+        elif self._stalled:
+            one.done.set_exception(self._no_answer())
+        else:
+            if self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._drain())
+            return True
+        return False
+
     async def _drain(self) -> None:
-        group: list[Pending] = []
+        group: Sequence[Pending | Work] = ()
         try:
-            while self._queue:
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_COMMITS_MAX))]
-                await self._commit(group)
+            while self._queue or self._works:
+                if self._queue:
+                    count = min(len(self._queue), GROUP_COMMITS_MAX)
+                    group = commits = [self._queue.popleft() for _ in range(count)]
+                    await self._turn(commits, self._write(commits))
+                if self._works:
+                    group = works = next_works(self._works)
+                    await self._turn(works, self._do(works))
         except BaseException:
             # The loop is being torn down: what becomes of the group is not known.
-            for pending in (*group, *self._queue):
-                pending.done.cancel()
+            for one in (*group, *self._queue, *self._works):
+                one.done.cancel()
             self._queue.clear()
+            self._works.clear()
             raise
         finally:
             self._writing = None
 
-    async def _commit(self, group: list[Pending]) -> None:
+    async def _turn(
+        self, group: Sequence[Pending | Work], writing: Coroutine[Any, Any, Sequence[Any]]
+    ) -> None:
         stall = asyncio.get_running_loop().call_later(self._stall_seconds_max, self._stall)
         try:
-            outcomes = await self._write(group)
+            outcomes = await writing
         finally:
             stall.cancel()
             self._stalled = False
         self._on_commits(sum(isinstance(outcome, Commit) for outcome in outcomes))
-        for pending, outcome in zip(group, outcomes, strict=True):
-            _answer(pending, outcome)
+        for one, outcome in zip(group, outcomes, strict=True):
+            _answer(one, outcome)
         if self._journal.is_due and self._fault is None:
             try:
                 await run(self._connection, self._journal.rotate)
@@ -164,6 +186,20 @@ class SqliteWriter:
             return written.outcomes
         rest = group[len(written.outcomes) :]
         return [*written.outcomes, *await self._faulted(rest, written.fault)]
+
+    async def _do(self, works: list[Work]) -> Sequence[Any]:
+        if self._fault is not None:
+            try:
+                await self._recover()
+            except _FAULTS as error:
+                self._fault = str(error)
+                return [_not_written(error)] * len(works)
+        worked = await run(self._connection, partial(self._do_here, works))
+        if worked.fault is None:
+            return worked.outcomes
+        if not _is_locked(worked.fault):
+            self._broken(worked.fault)
+        return worked.outcomes + [_not_written(worked.fault)] * (len(works) - len(worked.outcomes))
 
     async def _faulted(
         self, group: list[Pending], fault: sqlite3.Error | StoreError
@@ -212,6 +248,15 @@ class SqliteWriter:
                 return Written([], OutcomeUnknown(str(lost)))
         return written
 
+    def _do_here(self, works: list[Work], connection: sqlite3.Connection) -> Worked:
+        worked = do_works(connection, works, self._journal.guard)
+        self._journal.written(0, sum(work.size for work in works))
+        try:
+            self._journal.check_place()
+        except StoreError as lost:
+            return Worked([], lost)
+        return worked
+
     def _work(self, work: Callable[[sqlite3.Connection], T], size: int, connection: sqlite3.Connection) -> T:
         done = work(connection)
         self._journal.written(0, size)
@@ -231,18 +276,19 @@ class SqliteWriter:
         return StoreError(f"the disk has not answered for {self._stall_seconds_max:g} s")
 
     def _give_up_queue(self, error: StoreError) -> None:
-        for pending in self._queue:
-            _answer(pending, error)
+        for one in (*self._queue, *self._works):
+            _answer(one, error)
         self._queue.clear()
+        self._works.clear()
 
 
-def _answer(pending: Pending, outcome: Commit | StoreError) -> None:
-    if pending.done.done():
+def _answer(one: Pending | Work, outcome: Any) -> None:
+    if one.done.done():
         return
-    if isinstance(outcome, Commit):
-        pending.done.set_result(outcome)
+    if isinstance(outcome, StoreError):
+        one.done.set_exception(outcome)
     else:
-        pending.done.set_exception(outcome)
+        one.done.set_result(outcome)
 
 
 def _not_written(error: Exception) -> StoreError:

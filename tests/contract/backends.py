@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from control_plane.store import LogStore, MemoryStore, SqliteStore
+from control_plane.store import MemoryStore, SqliteStore, Store
 
 
 class Backend(Protocol):
@@ -19,7 +19,7 @@ class Backend(Protocol):
         """The folder is empty and this place's own."""
         ...
 
-    async def open(self) -> LogStore:
+    async def open(self) -> Store:
         """A store on this place; the one before it must be closed."""
         ...
 
@@ -32,7 +32,7 @@ class Memory:
     def __init__(self, folder: Path) -> None:
         pass
 
-    async def open(self) -> LogStore:
+    async def open(self) -> Store:
         """See Backend."""
         return MemoryStore()
 
@@ -45,7 +45,7 @@ class Sqlite:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "log.db"
 
-    async def open(self) -> LogStore:
+    async def open(self) -> Store:
         """See Backend."""
         return await SqliteStore.open(self._path)
 

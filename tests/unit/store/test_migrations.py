@@ -52,7 +52,8 @@ def test_migrated_tables_are_the_defined_ones(engine: Engine, tmp_path: Path) ->
     defined = create_engine(f"sqlite:///{tmp_path}/defined.db")
     metadata.create_all(defined)
     assert shape(engine) == shape(defined)
-    assert set(shape(engine)) == {"entries", "heads", "meta", "requests", "snapshots"}
+    log = {"entries", "heads", "meta", "requests", "snapshots"}
+    assert set(shape(engine)) == log | {"sessions", "session_turns"}
     defined.dispose()
 
 
