@@ -16,12 +16,13 @@ from control_plane.store.session_table import (
     SessionChange,
     SessionId,
     SessionQuery,
+    Word,
     id_of,
-    is_newest,
     microseconds,
     place_of,
     with_start,
     with_state,
+    word,
 )
 from voxplane.v1 import session_pb2, session_service_pb2
 
@@ -115,19 +116,21 @@ class MemorySessions:
         started = microseconds(session.start_time)
         row = self._rows.get(key)
         before = row.session.agent_id if row else ""
-        newest = row is None or is_newest(session, row.session.sequence, row.session.state)
+        told = word(session, row.session.sequence, row.session.state) if row else Word.NEWS
         if row is None:
             row = self._rows[key] = _Row(with_start(session, started or round(now * 1e6)), now)
-        elif newest:
+        elif told is Word.NEWS:
             row.session, row.changed = with_start(session, place_of(row.session).started), now
         new: list[session_pb2.SessionTurn] = []
         for turn in report.turns:
-            if newest or turn.turn not in row.turns:
+            if told is Word.NEWS or turn.turn not in row.turns:
                 row.turns[turn.turn] = turn
                 new.append(turn)
         for number in sorted(row.turns)[:-TURNS_KEPT]:
             del row.turns[number]
-        return SessionChange(row.session, tuple(new), before) if newest or new else None
+        if told is Word.LATE and not new:
+            return None
+        return SessionChange(row.session, tuple(new if told is Word.LATE else report.turns), before)
 
 
 def _fits(session: session_pb2.Session, query: SessionQuery) -> bool:

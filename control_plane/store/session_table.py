@@ -1,14 +1,14 @@
 """What a table of sessions promises; every implementation passes
 tests/contract.
 
-- A report is the newest word on its session if its sequence is above that of
-  the record, or equal to it while the session is lost. Any other report leaves
-  the record as it is, so a batch may come again, and late.
-- Turns go by their number. The newest word replaces a turn; any other report
-  only adds turns that are not there. Of a session TURNS_KEPT are kept, those
-  with the highest numbers.
+- A report is news of its session if its sequence is above that of the record,
+  or equal to it while the session is lost. Any other report leaves the record
+  as it is, so a batch may come again, and late.
+- Turns go by their number. News replaces a turn; any other report only adds
+  turns that are not there. Of a session TURNS_KEPT are kept, those with the
+  highest numbers.
 - What was put is durable when `put` returns. After a StoreError some of it may
-  be there; putting it again makes it whole.
+  be there; putting it again makes it whole, and tells of it again.
 - Whether a session is lost is the table's own knowledge: the record stays what
   its node has said, and so does its sequence.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -50,8 +51,9 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionChange:
-    """What a write has made of a session: the record as it is now, the turns
-    that are new, and the agent that held it before ("" if it is new)."""
+    """What a report has made of a session: the record as it is now, the turns
+    that are new, and the agent that held it before ("" if it is new). Of a
+    report that comes again it is the record with the report's turns."""
 
     session: session_pb2.Session
     turns: tuple[session_pb2.SessionTurn, ...] = ()
@@ -80,9 +82,10 @@ class SessionTable(Protocol):
     def put(
         self, reports: Sequence[session_service_pb2.SessionReport], now: float
     ) -> Awaitable[list[SessionChange]]:
-        """Take reports in their order. The call itself enqueues, so that what
-        is put first is written first. A session that says no start time began
-        when it was first put. A store that has too much enqueued refuses."""
+        """Take reports in their order, and return what has changed or come
+        again. The call itself enqueues, so that what is put first is written
+        first. A session that says no start time began when it was first put. A
+        store that has too much enqueued refuses."""
         ...
 
     async def reconcile(
@@ -131,10 +134,19 @@ def microseconds(time: Timestamp) -> int:
     return time.ToMicroseconds()
 
 
-def is_newest(report: session_pb2.Session, sequence: int, state: session_pb2.SessionState) -> bool:
-    """Whether a report is the newest word on a session whose record has a
-    sequence and a state."""
-    return report.sequence > sequence or (report.sequence == sequence and state == LOST)
+class Word(Enum):
+    """What a report is to the record of its session."""
+
+    NEWS = auto()
+    AGAIN = auto()
+    LATE = auto()
+
+
+def word(report: session_pb2.Session, sequence: int, state: session_pb2.SessionState) -> Word:
+    """What a report is to a record with a sequence and a state."""
+    if report.sequence == sequence:
+        return Word.NEWS if state == LOST else Word.AGAIN
+    return Word.NEWS if report.sequence > sequence else Word.LATE
 
 
 def with_start(session: session_pb2.Session, started: int) -> session_pb2.Session:

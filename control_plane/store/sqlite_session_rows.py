@@ -16,10 +16,11 @@ from control_plane.store.session_table import (
     SessionChange,
     SessionId,
     SessionQuery,
-    is_newest,
+    Word,
     microseconds,
     with_start,
     with_state,
+    word,
 )
 from voxplane.v1 import session_pb2, session_service_pb2
 
@@ -79,8 +80,8 @@ def _put(connection: sqlite3.Connection, given: Report, now: float) -> SessionCh
     key = SessionId(session.tenant_id, session.session_id)
     row = connection.execute("SELECT sequence, state, started, agent_id FROM sessions" + _KEY, key).fetchone()
     sequence, state, started, before = row or (0, LOST, round(now * 1e6), "")
-    newest = row is None or is_newest(session, sequence, state)
-    if newest:
+    told = word(session, sequence, state) if row else Word.NEWS
+    if told is Word.NEWS:
         if session.HasField("start_time"):
             started = microseconds(session.start_time)
         values = (
@@ -88,14 +89,12 @@ def _put(connection: sqlite3.Connection, given: Report, now: float) -> SessionCh
             *(session.sequence, started, now, given.record),
         )
         connection.execute(_PUT, (*key, *values))
-    turns = _put_turns(connection, key, given, replace=newest)
-    if newest:
-        return SessionChange(with_start(session, started), turns, before)
-    if not turns:
+    new = _put_turns(connection, key, given, replace=told is Word.NEWS)
+    if told is Word.LATE and not new:
         return None
-    known = get_session(connection, key)
+    known = with_start(session, started) if told is Word.NEWS else get_session(connection, key)
     assert known is not None
-    return SessionChange(known, turns, before)
+    return SessionChange(known, new if told is Word.LATE else tuple(given.report.turns), before)
 
 
 def _put_turns(
