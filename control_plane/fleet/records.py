@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from control_plane.fleet.reports import Reports
 from control_plane.fleet.scope import Scope
@@ -37,6 +37,8 @@ UNACKED_MAX = 64
 every second is forgotten, so that an acknowledgement counts for less."""
 
 _NEVER = 2**63
+_Name = TypeVar("_Name", bound=str)
+
 _NONE: frozenset[AgentName] = frozenset()
 
 
@@ -198,7 +200,7 @@ class NodeRecord:
         record = self.tenants.get(tenant_id)
         if record is None or epoch not in ("", level.revision.epoch):
             record = self.tenants[tenant_id] = TenantRecord()
-            self.lost = self.lost - {tenant_id}
+            self.lost = _with(self.lost, tenant_id, False)
         elif number is not None:
             record.acked = revision_pb2.Revision(number=number, epoch=level.revision.epoch)
         record.settle(self.acked_nonce)
@@ -210,7 +212,7 @@ class NodeRecord:
         known = self.watches(tenant_id)
         self.tenants.pop(tenant_id, None)
         self.declared.pop(tenant_id, None)
-        self.lost = self.lost | {tenant_id}
+        self.lost = _with(self.lost, tenant_id, True)
         return known
 
     def missed(self) -> int:
@@ -230,7 +232,7 @@ class NodeRecord:
         return record
 
 
-def _with(names: Set[AgentName], name: AgentName, wanted: bool) -> Set[AgentName]:
+def _with(names: Set[_Name], name: _Name, wanted: bool) -> Set[_Name]:
     """The names with or without one of them. The empty set is shared."""
     if (name in names) is wanted:
         return names
@@ -240,4 +242,4 @@ def _with(names: Set[AgentName], name: AgentName, wanted: bool) -> Set[AgentName
         names.add(name)
     else:
         names.discard(name)
-    return names or _NONE
+    return names or frozenset()

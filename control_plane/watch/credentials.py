@@ -35,6 +35,15 @@ class Credentials:
         if expires is not None:
             self._unwarned[stream] = expires
 
+    def again(self, stream: Stream) -> None:
+        """The stream's credential may end at another time."""
+        expires = self._rights.expires(stream.principal)
+        if stream not in self._warned:
+            self._unwarned.pop(stream, None)
+            self.open(stream)
+        elif expires is not None:
+            self._warned[stream] = min(expires, self._warned[stream])
+
     def close(self, stream: Stream) -> None:
         """A stream is over."""
         self._unwarned.pop(stream, None)

@@ -47,6 +47,13 @@ class Debounce:
         """What waited has gone out."""
         self._first_waiting.pop(tenant_id, None)
 
+    def sweep(self, now: float) -> None:
+        """Forget the tenants that have been quiet for long enough: their next
+        change is like a first one."""
+        for tenant_id, last in list(self._last.items()):
+            if now - last >= self._quiet and tenant_id not in self._first_waiting:
+                del self._last[tenant_id]
+
     def forget(self, tenant_id: TenantId) -> None:
         """Nobody watches the tenant any more."""
         self._last.pop(tenant_id, None)

@@ -48,6 +48,7 @@ from control_plane.watch.stream import (
     AGE_SECONDS_MAX,
     HEARTBEAT_SECONDS,
     StreamRules,
+    expired,
     not_permitted,
     transfers_limited,
 )
@@ -214,6 +215,7 @@ class Hub:
         """What principals may watch has changed: every stream looks again at
         what it shows, at once."""
         for stream in self._open():
+            self._credentials.again(stream)
             stream.mark_all()
 
     async def drain(self, seconds: float) -> None:
@@ -261,6 +263,7 @@ class Hub:
                 retry_after=RECONNECT_SECONDS,
             )
         permit = self._around.rights.permit(subscription.principal, subscription.tenant_id)
+        # Who has something is let in, to be told to forget it.
         if not permit.tenant and not subscription.declared:
             raise not_permitted(subscription.tenant_id)
 
@@ -281,8 +284,17 @@ class Hub:
 
     def _ticked(self) -> None:
         clock = self._around.clock
-        self._stalls.look(self._open(), clock.monotonic())
+        now = clock.monotonic()
+        self._debounce.sweep(now)
+        self._stalls.look(self._open(), now, self._why_end)
         self._credentials.look(clock.time())
+
+    def _why_end(self, stream: Stream) -> VoxplaneError | None:
+        """Why a stream that hangs in a write is to end, which it would find
+        out by itself if it did not hang."""
+        if not self._around.rights.permit(stream.principal, stream.tenant_id).tenant:
+            return not_permitted(stream.tenant_id)
+        return expired() if self._around.clock.monotonic() >= stream.state.ends_at else None
 
     def _changed(self, change: Change) -> None:
         tenant_id = change.after.tenant_id
@@ -293,19 +305,22 @@ class Hub:
         if self._debounce.changed(tenant_id, now, urgent=change.urgent):
             self._mark(tenant_id)
         elif tenant_id not in self._holding:
-            task = asyncio.get_running_loop().create_task(self._hold(tenant_id))
-            self._holding[tenant_id] = task
-            task.add_done_callback(lambda _: self._holding.pop(tenant_id))
+            self._holding[tenant_id] = asyncio.get_running_loop().create_task(self._hold(tenant_id))
 
     async def _hold(self, tenant_id: TenantId) -> None:
         clock = self._around.clock
-        while (due := self._debounce.due(tenant_id)) is not None:
-            left = due - clock.monotonic()
-            if left <= 0:
-                self._debounce.gone_out(tenant_id)
-                self._mark(tenant_id)
-                return
-            await clock.sleep(left)
+        try:
+            while (due := self._debounce.due(tenant_id)) is not None:
+                left = due - clock.monotonic()
+                if left <= 0:
+                    self._debounce.gone_out(tenant_id)
+                    self._mark(tenant_id)
+                    return
+                await clock.sleep(left)
+        finally:
+            # In the step in which it ends, so that the next change is not taken
+            # for one that is held.
+            del self._holding[tenant_id]
 
     def _mark(self, tenant_id: TenantId) -> None:
         if not self._marked:

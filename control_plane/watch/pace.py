@@ -32,11 +32,13 @@ class Pace:
         self._tick = min(interval_seconds / TICKS_PER_INTERVAL, TICK_SECONDS_MAX)
         self._ticked = ticked
         self._slots: dict[int, dict[Paced, None]] = {}
+        self._done = math.floor(clock.monotonic() / self._tick)
 
     def schedule(self, paced: Paced, seconds: float) -> None:
         """Say in so many seconds that a heartbeat is due, and not before."""
         self.forget(paced)
-        paced.slot = math.ceil((self._clock.monotonic() + seconds) / self._tick)
+        due = math.ceil((self._clock.monotonic() + seconds) / self._tick)
+        paced.slot = max(due, self._done + 1)
         self._slots.setdefault(paced.slot, {})[paced] = None
 
     def forget(self, paced: Paced) -> None:
@@ -49,12 +51,11 @@ class Pace:
 
     async def run(self) -> None:
         """Go round until cancelled."""
-        done = math.floor(self._clock.monotonic() / self._tick)
         while True:
             await self._clock.sleep(self._tick)
             now = math.floor(self._clock.monotonic() / self._tick)
+            done, self._done = self._done, now
             for slot in range(done + 1, now + 1):
                 for paced in self._slots.pop(slot, ()):
                     paced.heartbeat_due()
-            done = now
             self._ticked()

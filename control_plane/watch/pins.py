@@ -33,12 +33,21 @@ class Pins:
         if self._counts[tenant_id] == 1:
             self._tenants.pin(tenant_id)
 
+    def unpin(self, who: Pinning, tenant_id: TenantId) -> None:
+        """Let go of a tenant, if it was kept."""
+        if tenant_id in who.pinned:
+            who.pinned.discard(tenant_id)
+            self._let_go(tenant_id)
+
     def release(self, who: Pinning) -> None:
         """Let go of all that somebody keeps."""
         for tenant_id in who.pinned:
-            self._counts[tenant_id] -= 1
-            if not self._counts[tenant_id]:
-                del self._counts[tenant_id]
-                self._tenants.unpin(tenant_id)
-                self._unwatched(tenant_id)
+            self._let_go(tenant_id)
         who.pinned.clear()
+
+    def _let_go(self, tenant_id: TenantId) -> None:
+        self._counts[tenant_id] -= 1
+        if not self._counts[tenant_id]:
+            del self._counts[tenant_id]
+            self._tenants.unpin(tenant_id)
+            self._unwatched(tenant_id)

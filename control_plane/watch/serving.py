@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from control_plane.fleet import Fleet
-from control_plane.state import Tenants, TenantState
+from control_plane.state import Tenants
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
@@ -22,6 +22,7 @@ from control_plane.watch.stream import (
     Dropped,
     Ending,
     Event,
+    Forbidden,
     HeartbeatAfter,
     HeartbeatDue,
     Moved,
@@ -34,12 +35,17 @@ from control_plane.watch.stream import (
     StateChanged,
     StreamRules,
     StreamState,
+    not_permitted,
 )
 from control_plane.watch.subscription import Subscription
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.names import ALL_TENANTS, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+
+LOOKS_PER_TURN = 100
+"""Events of a stream after which others have a turn of the loop, whether it
+sends anything or not."""
 
 Write = Callable[[bytes], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
@@ -70,6 +76,7 @@ class Stream:
         "_dirty",
         "_drain",
         "_ending",
+        "_forget",
         "_heartbeat_due",
         "_interrupted",
         "_list_again",
@@ -108,6 +115,7 @@ class Stream:
         self._drain: Draining | None = None
         self._missing_report = 0
         self._ending: VoxplaneError | None = None
+        self._forget = False
         self._interrupted = False
         self._task: asyncio.Task[object] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -162,8 +170,9 @@ class Stream:
         event: Event | None
         action: Action | None
         data: bytes | None
-        monotonic, tenants = self._around.clock.monotonic, self._around.tenants
+        monotonic = self._around.clock.monotonic
         loop = asyncio.get_running_loop()
+        looks = 0
         self._task = asyncio.current_task()
         try:
             await self._begin()
@@ -183,8 +192,7 @@ class Stream:
                 if self._called:
                     event = self._call()
                 else:
-                    tenant_id = self._next_tenant()
-                    event = self._change(tenants.peek(tenant_id) or await tenants.get(tenant_id))
+                    event = await self._look()
                 for action in self.state.receive(event):
                     data = self._carry_out(action)
                     if data is not None:
@@ -193,6 +201,10 @@ class Stream:
                         self.writing_since = None
                 # While it waits, the stream holds no message and no old state.
                 event = action = data = None
+                looks += 1
+                if looks == LOOKS_PER_TURN:
+                    looks = 0
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             if self._interrupted and self._ending and self._task and not self._task.uncancel():
                 raise self._ending from None
@@ -211,17 +223,21 @@ class Stream:
         self._list_again = False
         self._called = bool(self._ending or self._drain or self._missing_report or self._heartbeat_due)
         tenant_ids = self.state.tenants
-        if self.tenant_id == ALL_TENANTS:
+        if self.tenant_id != ALL_TENANTS:
+            tenant_ids.add(TenantId(self.tenant_id))
+        elif self._around.rights.permit(self.principal, ALL_TENANTS).tenant:
             tenant_ids.update(await self._around.tenants.tenant_ids())
         else:
-            tenant_ids.add(TenantId(self.tenant_id))
+            self._forget = True
+            self.end(not_permitted(ALL_TENANTS))
+            return
         self._dirty.update(dict.fromkeys(sorted(tenant_ids)))
 
     def _call(self) -> Event:
         """What others have left word of; the end goes before all else."""
         event: Event
         if self._ending:
-            return Ending(self._ending)
+            return Ending(self._ending, self._forget)
         if self._drain:
             event, self._drain = self._drain, None
         elif self._missing_report:
@@ -239,17 +255,21 @@ class Stream:
             self._batch = [*self._dirty]
             self._batch.reverse()
             self._dirty.clear()
-        tenant_id = self._batch.pop()
-        if tenant_id not in self.pinned:
-            self._around.pins.pin(self, tenant_id)
-        return tenant_id
+        return self._batch.pop()
 
-    def _change(self, state: TenantState) -> Event:
-        around = self._around
+    async def _look(self) -> Event:
+        """Look at the next tenant. One that may not be seen is not loaded."""
+        around, tenant_id = self._around, self._next_tenant()
+        permit = around.rights.permit(self.principal, tenant_id)
+        if not permit.tenant:
+            return Forbidden(tenant_id)
+        if tenant_id not in self.pinned:
+            around.pins.pin(self, tenant_id)
+        state = around.tenants.peek(tenant_id) or await around.tenants.get(tenant_id)
         refused = NOT_REFUSED
-        if self.node_id and state.tenant_id in self.state.declared:
-            refused = around.fleet.refused(self.node_id, state.tenant_id)
-        return StateChanged(state, around.rights.permit(self.principal, state.tenant_id), refused)
+        if self.node_id and tenant_id in self.state.declared:
+            refused = around.fleet.refused(self.node_id, tenant_id)
+        return StateChanged(state, permit, refused)
 
     def _carry_out(self, action: Action) -> bytes | None:
         """Do what has to be done at once; returns what is to be sent."""
@@ -261,6 +281,7 @@ class Stream:
                 if self.node_id:
                     self._ask(around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce))
             case Dropped(tenant_id):
+                around.pins.unpin(self, tenant_id)
                 if self.node_id:
                     self._ask(around.fleet.removed(self.stream_id, tenant_id))
             case Ahead(tenant_id, claimed, actual):

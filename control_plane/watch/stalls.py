@@ -8,9 +8,9 @@ came up is given up, as its client will not catch up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from control_plane.state import Change
 from voxplane.errors import VoxplaneError
@@ -38,6 +38,9 @@ class Reader(Protocol):
         ...
 
 
+_Reader = TypeVar("_Reader", bound=Reader)
+
+
 @dataclass(slots=True)
 class _Stall:
     since: float
@@ -57,9 +60,11 @@ class Stalls:
         """Streams that are stalled now."""
         return len(self._pending)
 
-    def look(self, readers: Iterable[Reader], now: float) -> None:
+    def look(
+        self, readers: Iterable[_Reader], now: float, why_end: Callable[[_Reader], VoxplaneError | None]
+    ) -> None:
         """Find who is stalled, by a monotonic clock; those that are to end
-        anyway are interrupted."""
+        anyway, or have a reason to, are interrupted."""
         before, self._pending = self._pending, {}
         for reader in readers:
             since = reader.writing_since
@@ -69,6 +74,8 @@ class Stalls:
             if stall is None or stall.since != since:
                 stall = _Stall(since, reader.unsent_bytes)
             self._pending[reader] = stall
+            if (reason := why_end(reader)) is not None:
+                reader.end(reason)
             reader.interrupt()
 
     def committed(self, change: Change) -> None:

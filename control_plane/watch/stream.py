@@ -70,6 +70,7 @@ HEARTBEAT_TENANTS_MAX = 10_000
 AGE_SECONDS_MAX = 1_800.0
 AGE_JITTER = 0.1
 """A stream's greatest age differs from the setting by this share, at most."""
+FORBIDDEN = "not permitted any more"
 NOT_REFUSED: Mapping[AgentName, str] = MappingProxyType({})
 
 
@@ -87,6 +88,13 @@ class StateChanged(NamedTuple):
     state: TenantState
     permit: Permit = EVERY_AGENT
     refused: Mapping[AgentName, str] = NOT_REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The client may see nothing of a tenant, or not any more."""
+
+    tenant_id: TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +121,14 @@ class ReportMissing:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The stream has to end, for a reason that is not its own."""
+    """The stream has to end, for a reason that is not its own. With `forget`
+    the client is told first to forget all that it has."""
 
     error: VoxplaneError
+    forget: bool = False
 
 
-Event = Opened | StateChanged | HeartbeatDue | Draining | ReportMissing | Ending
+Event = Opened | StateChanged | Forbidden | HeartbeatDue | Draining | ReportMissing | Ending
 
 
 class Moved(NamedTuple):
@@ -246,6 +256,11 @@ class StreamState:
         return self._nonce
 
     @property
+    def ends_at(self) -> float:
+        """When the stream reaches its age, by the clock of Opened."""
+        return self._ends_at
+
+    @property
     def closed(self) -> bool:
         """Whether the stream has ended."""
         return self._closed
@@ -267,6 +282,8 @@ class StreamState:
         match event:
             case StateChanged():
                 return self._state_changed(event)
+            case Forbidden(tenant_id):
+                return self._gone(tenant_id, FORBIDDEN)
             case HeartbeatDue(now):
                 return self._heartbeat(now)
             case Opened(now):
@@ -275,8 +292,10 @@ class StreamState:
                 return [SendDrain(reason, seconds, self._next_nonce())]
             case ReportMissing(sequence):
                 return [SendReportRequest(sequence, self._next_nonce())]
-            case Ending(error):
-                return self._close(error)
+            case Ending(error, forget):
+                gone = sorted(self.tenants) if forget else ()
+                farewells = [action for each in gone for action in self._farewell(each, FORBIDDEN)]
+                return [*farewells, *self._close(error)]
 
     def check_nonce(self, nonce: str) -> None:
         """Raises VoxplaneError INVALID_REQUEST if no message has that nonce."""
@@ -297,10 +316,12 @@ class StreamState:
     def _state_changed(self, event: StateChanged) -> list[Action]:
         state = event.state
         declared = self._declared.get(state.tenant_id)
-        if event.permit.tenant and declared is not None and _is_ahead(declared, state):
+        if not event.permit.tenant:
+            return self._gone(state.tenant_id, FORBIDDEN)
+        if declared is not None and _is_ahead(declared, state):
             return self._ahead(state, declared)
-        if not event.permit.tenant or (not self._single and _has_vanished(declared, state)):
-            return self._gone(state, permitted=event.permit.tenant)
+        if not self._single and _has_vanished(declared, state):
+            return self._gone(state.tenant_id, "no such tenant", state.revision_message())
         scope = self._scope
         if event.permit.agents is not None:
             scope = replace(scope, permitted=event.permit.agents)
@@ -339,26 +360,31 @@ class StreamState:
         actions += [Send(part, nonce) for nonce, part in enumerate(transfer.parts, first)]
         return actions
 
-    def _gone(self, state: TenantState, *, permitted: bool) -> list[Action]:
+    def _gone(
+        self, tenant_id: TenantId, reason: str, revision: revision_pb2.Revision | None = None
+    ) -> list[Action]:
         """The client may see nothing of the tenant, or there is none."""
-        tenant_id = state.tenant_id
+        actions = self._farewell(tenant_id, reason, revision)
+        if self._single:
+            actions += self._close(not_permitted(tenant_id))
+        return actions
+
+    def _farewell(
+        self, tenant_id: TenantId, reason: str, revision: revision_pb2.Revision | None = None
+    ) -> list[Action]:
+        """Take a tenant off the stream, with a word if the client has any of
+        it; by the revision that it has if there is no newer."""
         level = self._levels.pop(tenant_id, None)
         declared = self._declared.pop(tenant_id, None)
         self._untold.pop(tenant_id, None)
         actions: list[Action] = [Dropped(tenant_id)]
-        if level is not None or declared is not None:
-            had = (
-                level.bundles
-                if level
-                else [AgentName(name) for name, _ in declared.etags]
-                if declared
-                else ()
-            )
-            reason = "no such tenant" if permitted else "not permitted any more"
-            part = farewell(tenant_id, state.revision_message(), had, reason)
+        if level is not None:
+            part = farewell(tenant_id, revision or level.revision, level.bundles, reason)
             actions.append(Send(part, self._next_nonce()))
-        if self._single:
-            actions += self._close(not_permitted(tenant_id))
+        elif declared is not None:
+            had = [AgentName(name) for name, _ in declared.etags]
+            has = revision_pb2.Revision(number=declared.revision or 0, epoch=declared.epoch)
+            actions.append(Send(farewell(tenant_id, revision or has, had, reason), self._next_nonce()))
         return actions
 
     def _ahead(self, state: TenantState, declared: Declared) -> list[Action]:
@@ -371,7 +397,7 @@ class StreamState:
         rules = self._rules
         if now >= self._ends_at:
             drain = SendDrain(sync_pb2.DRAIN_REASON_MAX_AGE, 0.0, self._next_nonce())
-            return [drain, *self._close(_expired())]
+            return [drain, *self._close(expired())]
         told = list(self._untold)[:HEARTBEAT_TENANTS_MAX]
         revisions = {tenant_id: self._levels[tenant_id].revision for tenant_id in told}
         for tenant_id in told:
@@ -428,7 +454,8 @@ def not_permitted(tenant_id: str) -> VoxplaneError:
     )
 
 
-def _expired() -> VoxplaneError:
+def expired() -> VoxplaneError:
+    """The error of a stream that has reached its age."""
     return VoxplaneError(
         reason_pb2.ERROR_REASON_STREAM_EXPIRED,
         "the stream has reached its greatest age; connect again",

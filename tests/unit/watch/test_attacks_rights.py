@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 from control_plane.fleet import Fleet
 from control_plane.watch import EVERY_AGENT, NOTHING
 from tests.unit.watch.attack_world import AttackWorld
@@ -15,7 +13,6 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 
-@pytest.mark.xfail(strict=True, reason="whoever declares something is let in without that right")
 async def test_who_declares_something_still_needs_the_right_to_all_tenants() -> None:
     """A client that may not watch all tenants at once is refused, whatever it
     says that it has."""
@@ -32,7 +29,6 @@ async def test_who_declares_something_still_needs_the_right_to_all_tenants() -> 
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="the right to all tenants is looked at once, at the opening")
 async def test_a_stream_of_all_tenants_ends_with_its_right() -> None:
     """Losing the right to all tenants ends an open stream of them."""
     world = AttackWorld()
@@ -49,9 +45,6 @@ async def test_a_stream_of_all_tenants_ends_with_its_right() -> None:
     await world.close(held)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the end of a credential is read at the opening, and then when it comes"
-)
 async def test_a_credential_that_ends_sooner_than_it_was_to_ends_the_stream() -> None:
     """A credential whose end is moved forward ends its streams at the new
     time."""
@@ -68,7 +61,6 @@ async def test_a_credential_that_ends_sooner_than_it_was_to_ends_the_stream() ->
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="a tenant is loaded and pinned before the right to it is asked")
 async def test_tenants_that_may_not_be_seen_are_not_kept_in_memory() -> None:
     """A stream of all tenants keeps those that it may see, not all that there
     are."""
@@ -83,7 +75,6 @@ async def test_tenants_that_may_not_be_seen_are_not_kept_in_memory() -> None:
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="a loss of rights is found out only when the stream can send")
 async def test_a_reader_that_stopped_is_ended_when_it_loses_its_right() -> None:
     """A reader that hangs in a write, and may see nothing any more, does not
     keep its stream."""
@@ -101,7 +92,6 @@ async def test_a_reader_that_stopped_is_ended_when_it_loses_its_right() -> None:
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="the age is looked at only when the stream can send")
 async def test_a_reader_that_stopped_is_ended_at_its_age() -> None:
     """A reader that hangs in a write does not outlive the greatest age."""
     world = AttackWorld(stall_seconds=5.0, age_seconds_max=600.0)
@@ -115,7 +105,6 @@ async def test_a_reader_that_stopped_is_ended_at_its_age() -> None:
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="the set of lost tenants is copied for each")
 def test_tenants_that_a_node_may_not_see_cost_the_same_each() -> None:
     """A node of all tenants that may see few: being told so of eight times as
     many costs about eight times as much."""
