@@ -215,7 +215,8 @@ def level_after(difference: Difference, have: Declared | Level, view: View) -> L
     if not known.issuperset(difference.wanted):
         known = known.union(difference.wanted)
     if len(known) > len(view.contents) + SPARE_CONTENTS_MAX:
-        known = frozenset(_contents_of(view.bundles.values()))
+        # Not all of the view's: what is withheld was not sent.
+        known = known.intersection(_contents_of(view.bundles.values()))
     unsent = difference.kept
     if isinstance(have, Level) and have.unsent:
         unsent = have.unsent.difference((record.name for record in difference.changed), difference.removed)
