@@ -11,8 +11,9 @@ The rules that it keeps:
   when to come again.
 - Names that the client declared and that are gone, or that it does not watch
   any more, are removed by name.
-- On a resume a bundle that the node has refused is not sent again until it
-  changes. It is named as withheld.
+- On a resume by DELTA a bundle that the node has refused is not sent again
+  until it changes. It is named as withheld. A full transfer takes the place of
+  all that the node has, and so holds it.
 - A tenant only goes forward. A state that is not newer is passed over.
 - The stream is level-triggered: it remembers what its client has been sent,
   and sends what is between that and the state that it is shown. States that it
