@@ -23,7 +23,7 @@ PRINCIPAL = "someone"
 async def turns_until(met: Callable[[], bool]) -> int:
     """Look at a condition in each turn of the loop; the turns until it is met."""
     turns = 0
-    while not met():  # noqa: ASYNC110 - each single turn counts
+    while not met():
         await asyncio.sleep(0)
         turns += 1
     return turns
