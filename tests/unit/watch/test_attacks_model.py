@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         part=st.sampled_from((60, 500, 10**9)),
-        spare=st.just(False),
+        spare=st.booleans(),
         asked=st.tuples(*[st.tuples(st.sampled_from(("acme", "-")), st.booleans())] * 3),
     )
     def begin(self, part: int, spare: bool, asked: tuple[tuple[str, bool], ...]) -> None:
