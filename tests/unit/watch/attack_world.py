@@ -164,10 +164,15 @@ class Held:
 class AttackWorld:
     """A hub, its tenants, and rights, in virtual time."""
 
-    def __init__(self, jitter: Callable[[], float] = lambda: 0.5, **settings: float) -> None:
+    def __init__(
+        self,
+        jitter: Callable[[], float] = lambda: 0.5,
+        rights: SteeredRights | None = None,
+        **settings: float,
+    ) -> None:
         self.clock = VirtualClock()
         self.tenants = SteeredTenants()
-        self.rights = SteeredRights()
+        self.rights = rights or SteeredRights()
         self.fleet = Fleet(self.clock)
         made = replace(WatchSettings(quiet_seconds=0.0), **settings)  # type: ignore[arg-type]
         tenants = cast("Tenants", self.tenants)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from tests.unit.watch.attack_world import AttackWorld, turns_until
+from control_plane.watch import Permit
+from tests.unit.watch.attack_world import AttackWorld, SteeredRights, turns_until
 
 QUIET, LONGEST = 0.5, 2.0
 
@@ -141,3 +143,51 @@ async def test_a_first_heartbeat_that_is_due_at_once_comes() -> None:
     await world.clock.advance(300)
     assert sum(message.HasField("heartbeat") for message in held.messages) >= 9
     await world.close(held)
+
+
+@pytest.mark.xfail(strict=True, reason="the first tick goes through every slot since the hub was made")
+async def test_a_first_stream_after_a_long_time_holds_nobody_up() -> None:
+    """A server that nobody watched for weeks takes its first stream as any
+    other."""
+    world = AttackWorld()
+    world.tenants.publish("acme", "a", "first")
+    await world.clock.advance(40 * 86_400)
+    held = world.hold("acme")
+    began = time.process_time()
+    await world.clock.advance(2)
+    assert time.process_time() - began < 0.1
+    await world.close(held)
+
+
+class CountedRights(SteeredRights):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def permit(self, principal: str, tenant_id: str) -> Permit:
+        """See SteeredRights."""
+        self.asked += 1
+        return super().permit(principal, tenant_id)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="all streams are woken at once, and each takes a full share of the turn"
+)
+async def test_a_change_of_rights_does_not_keep_the_loop() -> None:
+    """However many streams look again at what they show, others have their
+    turn every few thousand looks."""
+    rights = CountedRights()
+    world = AttackWorld(rights=rights)
+    for number in range(120):
+        world.tenants.publish(f"t{number:03}", "a", "first")
+    held = [world.hold("-") for _ in range(400)]
+    await turns_until(lambda: all(len(each.messages) >= 120 for each in held))
+    await world.clock.settle()
+    world.hub.rights_changed()
+    most = 0
+    for _ in range(300):
+        before = rights.asked
+        await asyncio.sleep(0)
+        most = max(most, rights.asked - before)
+    assert most <= 15_000
+    await world.close(*held)

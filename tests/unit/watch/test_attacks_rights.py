@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
+import pytest
+
 from control_plane.fleet import Fleet
-from control_plane.watch import EVERY_AGENT, NOTHING
+from control_plane.state import TenantState
+from control_plane.watch import EVERY_AGENT, NOTHING, Permit
 from tests.unit.watch.attack_world import AttackWorld
 from tests.virtual_clock import VirtualClock
 from voxplane.names import ALL_TENANTS, TenantId
@@ -58,6 +62,30 @@ async def test_a_credential_that_ends_sooner_than_it_was_to_ends_the_stream() ->
     await world.clock.advance(60)
     assert held.error is not None
     assert held.error.reason == reason_pb2.ERROR_REASON_CREDENTIAL_EXPIRED
+    await world.close(held)
+
+
+@pytest.mark.xfail(strict=True, reason="the right is asked before the tenant is loaded, and not again")
+@pytest.mark.parametrize("left", [NOTHING, Permit(agents=frozenset())])
+async def test_a_right_that_goes_while_a_tenant_is_loaded_counts(left: Permit) -> None:
+    """Nothing of a tenant is sent to a client that has lost the right to it
+    while the tenant was read from the store."""
+    world = AttackWorld()
+    world.tenants.publish("acme", "a", "first")
+    loaded = asyncio.Event()
+    log = world.tenants.logs.pop("acme")
+
+    async def get(tenant_id: TenantId) -> TenantState:
+        await loaded.wait()
+        return log.state
+
+    world.tenants.get = get  # type: ignore[method-assign]
+    held = world.hold("acme")
+    await world.clock.settle()
+    world.rights.set("acme", left)
+    loaded.set()
+    await world.clock.settle()
+    assert not any(message.transfer.bundles for message in held.messages)
     await world.close(held)
 
 
