@@ -205,12 +205,17 @@ class Stream:
                 if looks == LOOKS_PER_TURN:
                     looks = 0
                     await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if self._interrupted and self._ending and self._task and not self._task.uncancel():
-                raise self._ending from None
-            raise
+        except asyncio.CancelledError as cancelled:
+            raise self._why_ended(cancelled) from None
         finally:
             self.writing_since = self._task = self._waiter = None
+
+    def _why_ended(self, cancelled: asyncio.CancelledError) -> BaseException:
+        """What ends the stream: what interrupt() was called for, or else the
+        cancellation."""
+        if self._interrupted and self._ending and self._task and not self._task.uncancel():
+            return self._ending
+        return cancelled
 
     async def _begin(self) -> None:
         around = self._around
