@@ -214,9 +214,13 @@ class Hub:
     def rights_changed(self) -> None:
         """What principals may watch has changed: every stream looks again at
         what it shows, at once."""
+        waking = bool(self._sleepers)
         for stream in self._open():
             self._credentials.again(stream)
             stream.mark_all()
+            self._sleepers[stream] = None
+        if not waking:
+            self._wake_some()
 
     async def drain(self, seconds: float) -> None:
         """Take no more streams, tell all when to come back, and end each soon

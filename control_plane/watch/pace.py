@@ -54,8 +54,8 @@ class Pace:
         while True:
             await self._clock.sleep(self._tick)
             now = math.floor(self._clock.monotonic() / self._tick)
-            done, self._done = self._done, now
-            for slot in range(done + 1, now + 1):
-                for paced in self._slots.pop(slot, ()):
+            self._done = now
+            for slot in sorted(slot for slot in self._slots if slot <= now):
+                for paced in self._slots.pop(slot):
                     paced.heartbeat_due()
             self._ticked()

@@ -43,7 +43,7 @@ from voxplane.errors import VoxplaneError
 from voxplane.names import ALL_TENANTS, TenantId
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
-LOOKS_PER_TURN = 100
+LOOKS_PER_TURN = 32
 """Events of a stream after which others have a turn of the loop, whether it
 sends anything or not."""
 
@@ -130,9 +130,8 @@ class Stream:
         self.wake()
 
     def mark_all(self) -> None:
-        """All that the stream shows may have changed."""
+        """All that the stream shows may have changed; `wake` is to follow."""
         self._list_again = self._called = True
-        self.wake()
 
     def drain(self, reason: sync_pb2.DrainReason, reconnect_seconds: float) -> None:
         """Tell the client to open another stream in so many seconds."""
@@ -270,7 +269,12 @@ class Stream:
             return Forbidden(tenant_id)
         if tenant_id not in self.pinned:
             around.pins.pin(self, tenant_id)
-        state = around.tenants.peek(tenant_id) or await around.tenants.get(tenant_id)
+        state = around.tenants.peek(tenant_id)
+        if state is None:
+            state = await around.tenants.get(tenant_id)
+            permit = around.rights.permit(self.principal, tenant_id)
+            if not permit.tenant:
+                return Forbidden(tenant_id)
         refused = NOT_REFUSED
         if self.node_id and tenant_id in self.state.declared:
             refused = around.fleet.refused(self.node_id, tenant_id)

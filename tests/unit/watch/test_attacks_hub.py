@@ -145,7 +145,6 @@ async def test_a_first_heartbeat_that_is_due_at_once_comes() -> None:
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="the first tick goes through every slot since the hub was made")
 async def test_a_first_stream_after_a_long_time_holds_nobody_up() -> None:
     """A server that nobody watched for weeks takes its first stream as any
     other."""
@@ -170,9 +169,6 @@ class CountedRights(SteeredRights):
         return super().permit(principal, tenant_id)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="all streams are woken at once, and each takes a full share of the turn"
-)
 async def test_a_change_of_rights_does_not_keep_the_loop() -> None:
     """However many streams look again at what they show, others have their
     turn every few thousand looks."""

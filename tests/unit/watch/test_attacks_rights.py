@@ -65,7 +65,6 @@ async def test_a_credential_that_ends_sooner_than_it_was_to_ends_the_stream() ->
     await world.close(held)
 
 
-@pytest.mark.xfail(strict=True, reason="the right is asked before the tenant is loaded, and not again")
 @pytest.mark.parametrize("left", [NOTHING, Permit(agents=frozenset())])
 async def test_a_right_that_goes_while_a_tenant_is_loaded_counts(left: Permit) -> None:
     """Nothing of a tenant is sent to a client that has lost the right to it
