@@ -66,8 +66,9 @@ class Attachment:
             async for delivery in attachment: ...
 
     Deliveries that were not fetched are skipped for the latest. `on_command`
-    is called on the loop. `legacy` is what a process that died left of the
-    session; it is there with the first delivery, if at all.
+    is called on the loop; who begins to listen later sets it. `legacy` is what
+    a process that died left of the session; it is there with the first
+    delivery, if at all.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Attachment:
         self.legacy: relay_pb2.SessionLegacy | None = None
         self._stub = relay_grpc.RelayServiceStub(channel)
         self._hello = hello
-        self._on_command = on_command
+        self.on_command = on_command
         self._latest: relay_pb2.BundleDelivery | None = None
         self._outgoing = Outgoing()
         self._news = asyncio.Event()
@@ -159,7 +160,7 @@ class Attachment:
                         self._latest = response.bundle
                         self._news.set()
                     case "command":
-                        self._on_command(response.command)
+                        self.on_command(response.command)
                     case "legacy":
                         self.legacy = response.legacy
                     case _:

@@ -23,6 +23,7 @@ from agent_node.job.library_logs import quieten_libraries
 from agent_node.job.outbox import Outbox
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
 from agent_node.job.text_session import TextSession
+from agent_node.job.tracing import Tracing
 from agent_node.logs import LogFormat, configure_logs
 from agent_node.providers import new_context
 from voxplane.clock import SystemClock
@@ -127,10 +128,19 @@ async def _run_session(
     start, and RelayClosedError if the node gives up the agent's bundle."""
     hello = relay_pb2.JobHello(caller=caller, kind=session_pb2.SESSION_KIND_TEXT)
     async with Attachment(channel, hello) as attachment:
-        builder = staging.Builder(caller, new_context())
-        session = TextSession(caller, builder, SystemClock(), outbox=outbox, report=attachment.report)
+        context = new_context()
+        session = TextSession(
+            caller,
+            staging.Builder(caller, context),
+            SystemClock(),
+            outbox=outbox,
+            link=attachment,
+            tracing=Tracing(caller, context.secrets),
+            node_id=os.environ.get(NODE_ID_ENV, ""),
+        )
+        attachment.on_command = session.command
         try:
-            await _first_of(_follow(attachment, session), _talk(session, inputs))
+            await _first_of(_follow(attachment, session), _talk(session, inputs), session.until_ended())
         finally:
             await session.aclose()
 

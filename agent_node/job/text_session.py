@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
 from google.protobuf import json_format, struct_pb2
+from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import AgentSession
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.io import TextOutput
 
 from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, ReplyField, VoxplaneAgent
+from agent_node.job.commands import Commands
+from agent_node.job.link import NodeLink
 from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
 from agent_node.job.outbox import Outbox
 from agent_node.job.outcomes import Outcome, notice_of
+from agent_node.job.plan import Effect, Plan
+from agent_node.job.record import SessionRecord
 from agent_node.job.session import PipelineBuilder, SessionSwap
+from agent_node.job.swap import Applied, Refused
 from agent_node.job.targets import Target
+from agent_node.job.tracing import Tracing
 from voxplane.clock import Clock
+from voxplane.errors import VoxplaneError
+from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import (
     BundleDelivery,
     CallerContext,
@@ -25,10 +36,18 @@ from voxplane.node.v1.relay_service_pb2 import (
     ChatResponse,
     ChatTurn,
 )
-from voxplane.v1.config_sync_service_pb2 import BundleStatus
+from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1 import session_pb2
+from voxplane.v1.bundle_pb2 import VersionContent
+from voxplane.v1.session_service_pb2 import SessionCommand
 
 # a model that fails is a matter of the config, which may be changed: the session stays
 MODEL_ERRORS_MAX = 1_000_000
+ERRORS_PER_TURN_MAX = 10
+ERROR_CHARS_MAX = 500
+MODEL = "llm"
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class _Screen(TextOutput):
@@ -58,10 +77,12 @@ class _Turn:
     first_text: float | None = None
     text: list[str] = field(default_factory=list[str])
     fields: struct_pb2.Struct = field(default_factory=struct_pb2.Struct)
+    errors: list[session_pb2.SessionError] = field(default_factory=list[session_pb2.SessionError])
 
 
 class TextSession:
-    """One session; what happens in it goes to `outbox`, reports to `report`."""
+    """One session; what happens in it goes to `outbox`, and what the node is to
+    know to `link`. `tracing` is None where nothing can be traced."""
 
     def __init__(
         self,
@@ -70,12 +91,22 @@ class TextSession:
         clock: Clock,
         *,
         outbox: Outbox[ChatResponse],
-        report: Callable[[BundleStatus], None],
+        link: NodeLink,
+        tracing: Tracing | None = None,
+        node_id: str = "",
     ) -> None:
         self._caller = caller
         self._clock = clock
         self._outbox = outbox
-        self._swap = SessionSwap(caller, builder, clock, report=report, notice=self._show_swap)
+        self._link = link
+        self._tracing = tracing
+        self._record = SessionRecord(
+            caller, session_pb2.SESSION_KIND_TEXT, tell=link.tell, clock=clock, node_id=node_id
+        )
+        self._commands = Commands(self, link.answer)
+        self._ended = asyncio.Event()
+        self._figures = session_pb2.SessionFigures()
+        self._swap = SessionSwap(caller, builder, clock, report=link.report, notice=self._on_outcome)
         self._session: Session | None = None
         self._host: LiveHost | None = None
         self._turn: _Turn | None = None
@@ -90,6 +121,33 @@ class TextSession:
     def deliver(self, delivery: BundleDelivery) -> None:
         """The bundle is there, or has changed."""
         self._swap.deliver(delivery)
+
+    def command(self, command: SessionCommand) -> None:
+        """Do what the control plane asks. Never raises."""
+        self._commands.receive(command)
+
+    def end(self, *, now: bool, reason: str) -> None:
+        """See Commanded. A chat has no reply in flight for long: it ends at
+        the end of the turn, or at once."""
+        self._record.end(session_pb2.SESSION_OUTCOME_OPERATOR_ENDED, reason)
+        if now or self._turn is None:
+            self._ended.set()
+
+    def pin(self, version: int | None, content: VersionContent | None) -> None:
+        """See Commanded."""
+        self._swap.pin(version, content)
+        self._record.pinned(version or 0)
+
+    def trace(self, traced: bool) -> None:
+        """See Commanded."""
+        if self._tracing is None:
+            raise VoxplaneError(reason_pb2.ERROR_REASON_BUILD_FAILED, "this session cannot be traced")
+        self._tracing.override(traced)
+        self._record.traced(self._tracing.on)
+
+    async def until_ended(self) -> None:
+        """Until a command has ended the session."""
+        await self._ended.wait()
 
     async def start(self) -> None:
         """Open the session with the first bundle that is delivered.
@@ -115,6 +173,8 @@ class TextSession:
             revision=target.bundle.revision,
         )
         self._outbox.put(ChatResponse(opened=opened))
+        self._trace_by(target)
+        self._record.runs(target)
         self._host = follow(session, agent, self._swap)
 
     async def take(self, text: str) -> None:
@@ -134,12 +194,17 @@ class TextSession:
         finally:
             self._turn = None
             self._swap.reply_ended(name)
+            if self._record.ended:
+                self._ended.set()
 
     async def aclose(self) -> None:
         """End the session and close its models."""
+        self._record.end(session_pb2.SESSION_OUTCOME_CALLER_LEFT, "")
         if self._session is not None:
             await self._session.aclose()
         await self._swap.aclose()
+        if self._tracing is not None:
+            await self._tracing.aclose()
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turn = self._turn
@@ -153,12 +218,29 @@ class TextSession:
                 turn.made_by = turn.made_by or target
                 turn.fields = json_format.ParseDict(dict(fields), struct_pb2.Struct())
                 if problem is not None:
-                    self._outbox.put(ChatResponse(error=problem))
+                    self._fail(turn, problem)
             case ReplyFailed(target, error):
                 turn.made_by = turn.made_by or target
-                self._outbox.put(ChatResponse(error=error))
+                self._fail(turn, error)
             case _:
                 pass
+
+    def _fail(self, turn: _Turn, error: status_pb2.Status) -> None:
+        self._outbox.put(ChatResponse(error=error))
+        self._link.count(error=MODEL)
+        if len(turn.errors) < ERRORS_PER_TURN_MAX:
+            failed = session_pb2.SessionError(source=MODEL, message=error.message[:ERROR_CHARS_MAX])
+            failed.time.FromNanoseconds(round(self._clock.time() * 1e9))
+            turn.errors.append(failed)
+
+    def _trace_by(self, target: Target) -> None:
+        if self._tracing is None:
+            return
+        try:
+            self._tracing.follow(target)
+        except VoxplaneError as error:
+            _log.warning("the session is not traced", reason=error.message)
+        self._record.traced(self._tracing.on)
 
     def _show_text(self, text: str) -> None:
         if self._turn is not None:
@@ -180,7 +262,44 @@ class TextSession:
             shown.first_token.FromNanoseconds(round((turn.first_text - turn.began) * 1e9))
         shown.total.FromNanoseconds(round((self._clock.monotonic() - turn.began) * 1e9))
         self._outbox.put(ChatResponse(turn=shown))
+        self._figures.turns += 1
+        self._figures.errors += len(turn.errors)
+        self._record.turn(self._recorded(turn, target, shown), self._figures)
 
-    def _show_swap(self, outcome: Outcome) -> None:
+    def _recorded(self, turn: _Turn, target: Target, shown: ChatTurn) -> session_pb2.SessionTurn:
+        recorded = session_pb2.SessionTurn(
+            turn=turn.number,
+            agent_id=split_agent_name(target.bundle.name)[1],
+            version=target.version,
+            revision=target.bundle.revision,
+            errors=turn.errors,
+        )
+        ago = self._clock.monotonic() - turn.began
+        recorded.start_time.FromNanoseconds(round((self._clock.time() - ago) * 1e9))
+        if turn.first_text is not None:
+            recorded.response.CopyFrom(shown.first_token)
+        return recorded
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        match outcome:
+            case Applied(target, before, plan) if before is not None and plan is not None:
+                self._trace_by(target)
+                if plan.nothing_to_do and before.version == target.version:
+                    self._record.runs(target)
+                else:
+                    self._record.swapped(target)
+                    self._link.count(swap=f"{_effect(plan)} applied")
+            case Refused():
+                self._link.count(swap="refused")
+            case _:
+                pass
         if (notice := notice_of(outcome, self._clock.time())) is not None:
             self._outbox.put(ChatResponse(swap=notice))
+
+
+def _effect(plan: Plan) -> str:
+    """The most that a change does, for the node's figures."""
+    for effect in (Effect.HANDOFF, Effect.NEXT_TURN, Effect.NEXT_CALL):
+        if effect in plan.effects.values():
+            return effect.value
+    return Effect.NEXT_TURN.value

@@ -42,8 +42,9 @@ class Relay(relay_grpc.RelayServiceServicer):
 
         async def read() -> None:
             async for request in request_iterator:
-                self.reports.append((request.status.revision, request.status.phase))
-                self.news.set()
+                if request.HasField("status"):
+                    self.reports.append((request.status.revision, request.status.phase))
+                    self.news.set()
 
             await self.deliveries.put(None)
 

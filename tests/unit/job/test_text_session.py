@@ -7,6 +7,7 @@ import asyncio
 import gc
 import re
 import tracemalloc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -25,14 +26,48 @@ from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, reason_of, violations_of
 from voxplane.node.v1.relay_service_pb2 import CallerContext, ChatResponse
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
+from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.v1.config_sync_service_pb2 import BundleStatus
+from voxplane.v1.session_service_pb2 import EndSessionAction, SessionCommand, SessionCommandResult
 
 CHANGES = 200
 SECONDS_MAX = 20.0
 CACHED_PROMPTS = 300
 """As many as fill the caches, which are bounded."""
 GROWTH_BYTES_MAX = 100_000
+
+
+@dataclass
+class Link:
+    """A node that keeps what it is told."""
+
+    reports: list[BundleStatus] = field(default_factory=list[BundleStatus])
+    records: list[session_pb2.Session] = field(default_factory=list[session_pb2.Session])
+    turns: list[session_pb2.SessionTurn] = field(default_factory=list[session_pb2.SessionTurn])
+    answers: list[SessionCommandResult] = field(default_factory=list[SessionCommandResult])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def report(self, status: BundleStatus) -> None:
+        """See NodeLink."""
+        self.reports.append(status)
+        self.news.set()
+
+    def tell(self, session: session_pb2.Session, *turns: session_pb2.SessionTurn) -> None:
+        """See NodeLink."""
+        self.records.append(session)
+        self.turns += turns
+        self.news.set()
+
+    def answer(self, result: SessionCommandResult) -> None:
+        """See NodeLink."""
+        self.answers.append(result)
+        self.news.set()
+
+    def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
+        """See NodeLink."""
+        self.counts[swap or error] += 1
 
 
 @dataclass
@@ -43,9 +78,18 @@ class Running:
     builder: Builder
     clock: VirtualClock
     gate: asyncio.Semaphore
+    link: Link
     chat: list[ChatResponse] = field(default_factory=list[ChatResponse])
-    reports: list[BundleStatus] = field(default_factory=list[BundleStatus])
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def reports(self) -> list[BundleStatus]:
+        """What became of bundles."""
+        return self.link.reports
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set with each thing that is told."""
+        return self.link.news
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for news that make it hold."""
@@ -90,15 +134,10 @@ async def running(config: AgentConfig, who: CallerContext | None = None) -> Asyn
 
     builder = Builder(who, replace(new_context(), offline_pause=pause))
     outbox: Outbox[ChatResponse] = Outbox()
-    reports: list[BundleStatus] = []
-    news = asyncio.Event()
-
-    def report(status: BundleStatus) -> None:
-        reports.append(status)
-        news.set()
-
-    session = TextSession(who, builder, clock, outbox=outbox, report=report)
-    made = Running(session, builder, clock, gate, reports=reports, news=news)
+    link = Link()
+    session = TextSession(who, builder, clock, outbox=outbox, link=link, node_id="n1")
+    made = Running(session, builder, clock, gate, link)
+    news = link.news
 
     async def collect() -> None:
         async for message in outbox:
@@ -369,3 +408,51 @@ def test_sessions_of_two_tenants_never_mix(steps: list[tuple[int, str]]) -> None
                 assert other not in str(run.reports)
 
     asyncio.run(scenario())
+
+
+async def test_the_node_is_told_of_the_session() -> None:
+    """The record says which version is in force, each turn which one made it,
+    and the end how it came about; swaps and errors are counted."""
+    async with running(offline_config("mark-1")) as run:
+        await run.say("Hello?")
+        await run.change(2, offline_config("mark-2"))
+        await run.say("And now?")
+    records, turns = run.link.records, run.link.turns
+    assert [record.sequence for record in records] == list(range(1, len(records) + 1))
+    assert (records[0].version, records[0].node_id, records[0].user_id) == (1, "n1", caller().user_id)
+    assert [(turn.turn, turn.version, turn.revision) for turn in turns] == [(1, 1, 1), (2, 2, 2)]
+    last = records[-1]
+    assert (last.state, last.outcome) == (
+        session_pb2.SESSION_STATE_ENDED,
+        session_pb2.SESSION_OUTCOME_CALLER_LEFT,
+    )
+    assert (last.version, last.figures.turns, last.figures.swaps) == (2, 2, 1)
+    assert run.link.counts == {"next_turn applied": 1}
+
+
+async def test_a_session_is_pinned_and_ended_by_command() -> None:
+    """A pinned session stays with its version until it is let go; a command
+    ends the session, and each is answered."""
+    one, two = offline_config("mark-1"), offline_config("mark-2")
+    async with running(one) as run:
+        run.session.command(SessionCommand(command_id="c1", pin_version=1))
+        run.session.deliver(delivery(2, two, others={1: one}))
+        await run.until(lambda: any(report.revision == 2 for report in run.reports))
+        assert marks((await run.say("Hello?")).turn.text) == {"mark-1"}
+        assert run.link.records[-1].pinned_version == 1
+        run.session.command(SessionCommand(command_id="c2", pin_version=0))
+        await run.until(lambda: run.link.records[-1].version == 2)
+        assert marks((await run.say("And now?")).turn.text) == {"mark-2"}
+        end = EndSessionAction(reason="the shift is over")
+        run.session.command(SessionCommand(command_id="c3", end=end))
+        await asyncio.wait_for(run.session.until_ended(), SECONDS_MAX)
+    assert [(answer.command_id, answer.status.code) for answer in run.link.answers] == [
+        ("c1", 0),
+        ("c2", 0),
+        ("c3", 0),
+    ]
+    last = run.link.records[-1]
+    assert (last.outcome, last.end_reason) == (
+        session_pb2.SESSION_OUTCOME_OPERATOR_ENDED,
+        "the shift is over",
+    )
