@@ -23,16 +23,24 @@ from control_plane.fleet import Fleet
 from control_plane.services.agents import AgentService
 from control_plane.services.config_sync import ConfigSyncService, add_to_server
 from control_plane.services.nodes import NodeService
+from control_plane.services.sessions import SessionService
+from control_plane.sessions import Sessions
 from control_plane.settings import Settings, load_settings
 from control_plane.state import Tenants
-from control_plane.store import LogStore, StoreError
+from control_plane.store import Store, StoreError
 from control_plane.store.memory import MemoryStore
 from control_plane.store.sqlite import SqliteStore
 from control_plane.watch import Hub
 from voxplane.clock import Clock, SystemClock
-from voxplane.v1 import agent_service_pb2, config_sync_service_pb2, node_service_pb2
+from voxplane.v1 import (
+    agent_service_pb2,
+    config_sync_service_pb2,
+    node_service_pb2,
+    session_service_pb2,
+)
 from voxplane.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from voxplane.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from voxplane.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 
 DATABASE = Path("control_plane") / "voxplane.db"
 GC_THRESHOLDS = (20_000, 20, 100)
@@ -41,6 +49,7 @@ _SERVICES = (
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
     config_sync_service_pb2.DESCRIPTOR.services_by_name["ConfigSyncService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
 )
 _log = structlog.get_logger(__name__)
 
@@ -48,17 +57,19 @@ _log = structlog.get_logger(__name__)
 class ControlPlane:
     """One replica: `start`, then `stop`, once each."""
 
-    def __init__(self, settings: Settings, store: LogStore, clock: Clock) -> None:
+    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
         self._settings = settings
         self._store = store
         self.tenants = Tenants(store, clock, settings.history_entries_max)
         self.fleet = Fleet(clock)
         self.hub = Hub(self.tenants, self.fleet, clock, settings.watch)
+        self.sessions = Sessions(store.sessions, clock, settings.sessions)
         tracing = settings.tracing or bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
         self._server = make_server(interceptors(tracing=tracing))
         add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
         add_to_server(ConfigSyncService(self.hub), self._server)
         add_NodeServiceServicer_to_server(NodeService(self.fleet, self.tenants, clock), self._server)
+        add_SessionServiceServicer_to_server(SessionService(self.sessions), self._server)
         self._health = Health(self._server, _SERVICES)
         add_reflection(self._server, _SERVICES)
 
@@ -67,6 +78,7 @@ class ControlPlane:
         await self._health.not_ready()
         address = listen(self._server, self._settings.grpc_listen)
         await self._server.start()
+        self.sessions.start()
         await self._health.ready()
         return address
 
@@ -75,6 +87,8 @@ class ControlPlane:
         return {
             "streams": self.hub.streams,
             "stalled_streams": self.hub.stalled,
+            "session_streams": self.sessions.links.count,
+            "session_watchers": self.sessions.watchers.count,
             "tasks": len(asyncio.all_tasks()),
             "objects": len(gc.get_objects()),
         }
@@ -85,17 +99,18 @@ class ControlPlane:
         await self._health.leaving()
         await self.hub.drain(self._settings.drain_seconds)
         await self.hub.close()
+        await self.sessions.close()
         await self._server.stop(self._settings.drain_seconds)
         await self.tenants.close()
         await self._store.close()
 
 
-def build(settings: Settings, store: LogStore, clock: Clock) -> ControlPlane:
+def build(settings: Settings, store: Store, clock: Clock) -> ControlPlane:
     """All parts of a replica, wired; nothing runs yet. It owns the store."""
     return ControlPlane(settings, store, clock)
 
 
-async def open_store(settings: Settings) -> LogStore:
+async def open_store(settings: Settings) -> Store:
     """The store that the settings name. Raises StoreError, OSError."""
     if settings.store == "memory":
         return MemoryStore()

@@ -16,6 +16,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from control_plane.sessions import Retention, SessionSettings
+from control_plane.sessions.retention import RETENTION_DAYS, SESSIONS_MAX
+from control_plane.sessions.sessions import COMMAND_SECONDS, NODE_AWAY_SECONDS
 from control_plane.state.tenants import HISTORY_ENTRIES_MAX
 from control_plane.watch import WatchSettings
 from control_plane.watch.admission import FULL_BYTES_BURST, FULL_BYTES_PER_SECOND
@@ -53,6 +56,20 @@ class Settings(BaseSettings):
     watch_full_bytes_per_second: float = Field(default=FULL_BYTES_PER_SECOND, gt=0)
     watch_full_bytes_burst: float = Field(default=FULL_BYTES_BURST, gt=0)
     watch_streams_max: int = Field(default=STREAMS_MAX, ge=1, le=1_000_000)
+
+    session_retention_days: float = Field(default=RETENTION_DAYS, gt=0, le=36_500)
+    session_retention_count: int = Field(default=SESSIONS_MAX, ge=1)
+    session_node_away_seconds: float = Field(default=NODE_AWAY_SECONDS, ge=0.1, le=86_400)
+    session_command_seconds: float = Field(default=COMMAND_SECONDS, ge=0.1, le=60)
+
+    @property
+    def sessions(self) -> SessionSettings:
+        """The settings of sessions."""
+        return SessionSettings(
+            node_away_seconds=self.session_node_away_seconds,
+            command_seconds=self.session_command_seconds,
+            retention=Retention(self.session_retention_days, self.session_retention_count),
+        )
 
     @property
     def watch(self) -> WatchSettings:

@@ -14,7 +14,7 @@ from control_plane.edge.calls import OURS
 from control_plane.state import BesideLoop
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_service_pb2 as service_pb2
-from voxplane.v1 import config_sync_service_pb2, node_service_pb2
+from voxplane.v1 import config_sync_service_pb2, node_service_pb2, session_service_pb2
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.validation import violations_of_message
 
@@ -36,21 +36,29 @@ class Validation(Around):
         if not method.startswith(OURS):
             return await proceed(request, context)
         if not isinstance(request, Message):
-            return await proceed(_checked(cast("AsyncIterator[Message]", request)), context)
+            return await proceed(self._checked(cast("AsyncIterator[Message]", request)), context)
+        await self._judge(request)
+        return await proceed(request, context)
+
+    async def _judge(self, request: Message) -> None:
         request.DiscardUnknownFields()
         judged = _PARTS_TO_JUDGE.get(type(request), _whole)(request)
         if judged.ByteSize() <= SHORT_REQUEST_BYTES_MAX:
             _check(judged)
         else:
             await self._beside.run(partial(_check, judged))
-        return await proceed(request, context)
+
+    async def _checked(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            await self._judge(request)
+            yield request
 
 
 @cache
 def _compile_rules() -> None:
     """Rules are compiled when they are first needed, which takes tens of
     milliseconds: before the first stream is there."""
-    for module in (service_pb2, config_sync_service_pb2, node_service_pb2):
+    for module in (service_pb2, config_sync_service_pb2, node_service_pb2, session_service_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 violations_of_message(GetMessageClass(method.input_type)())
@@ -65,12 +73,6 @@ def _check(message: Message) -> None:
             "the request breaks the contract; " + "; ".join(_words(v) for v in violations[:NAMED_MAX]),
             violations=violations,
         )
-
-
-async def _checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    async for request in requests:
-        _check(request)
-        yield request
 
 
 def _words(violation: Violation) -> str:

@@ -3,5 +3,6 @@
 from control_plane.services.agents import AgentService
 from control_plane.services.config_sync import ConfigSyncService
 from control_plane.services.nodes import NodeService
+from control_plane.services.sessions import SessionService
 
-__all__ = ["AgentService", "ConfigSyncService", "NodeService"]
+__all__ = ["AgentService", "ConfigSyncService", "NodeService", "SessionService"]

@@ -57,7 +57,7 @@ def last_key(token: str, binding: str) -> str:
     except (binascii.Error, UnicodeError):
         bound, key = b"", ""
     if not key or bound != _bind(binding):
-        raise _not_of_this_list()
+        raise not_of_this_list()
     return key
 
 
@@ -65,11 +65,12 @@ def last_number(token: str, binding: str) -> int | None:
     """As last_key, of a list by number; None for the first page."""
     key = last_key(token, binding)
     if key and not (key.isascii() and key.isdigit()):
-        raise _not_of_this_list()
+        raise not_of_this_list()
     return int(key) if key else None
 
 
-def _not_of_this_list() -> VoxplaneError:
+def not_of_this_list() -> VoxplaneError:
+    """A page_token that cannot be read."""
     return VoxplaneError(
         reason_pb2.ERROR_REASON_PAGE_TOKEN,
         "the page_token is not one of this list",
