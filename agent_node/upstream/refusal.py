@@ -26,7 +26,9 @@ def ended_by(error: grpc.aio.AioRpcError, closing: str, now: float) -> Ended:
     """
     info, delay = _details(error)
     refused: str = NO_TENANT
-    if error.code() in _REFUSED and not closing:
+    # gRPC itself refuses a request that is too large, and gives no reason.
+    too_large = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not info.reason
+    if (error.code() in _REFUSED or too_large) and not closing:
         refused = info.metadata.get(TENANT_METADATA, "") or ALL_TENANTS
     reason = closing or f"{error.code().name}: {error.details()}"[:REASON_CHARS_MAX]
     return Ended(reason, now, delay, refused, replaced=info.reason == REPLACED and not closing)

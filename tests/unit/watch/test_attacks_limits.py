@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grpc
-import pytest
 
 from agent_node.upstream.refusal import ended_by
 from control_plane.edge.listen import RECEIVED_MESSAGE_BYTES_MAX
@@ -14,7 +13,6 @@ from voxplane.validation import violations_of_message
 BUNDLES = 150_000
 
 
-@pytest.mark.xfail(strict=True, reason="RESOURCE_EXHAUSTED by gRPC itself is not seen as a refused request")
 def test_a_request_that_is_too_large_is_not_repeated() -> None:
     """A node that has more than one request can declare is within the
     contract, and yet refused by gRPC's own limit. The next time it declares
