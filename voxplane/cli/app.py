@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from voxplane.cli import agents, chat, dev, failures, fleet, local_node, nodes, sides, watch
+from voxplane.cli import agents, chat, dev, failures, fleet, local_node, nodes, sessions, sides, watch
 from voxplane.cli.children import END_WITH_STDIN, end_with_stdin
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("watch")(watch.command)
 nodes.app.command("fleet")(fleet.command)
 nodes.app.command("local")(local_node.command)
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(sessions.app, name="sessions")
 app.command("wait")(nodes.wait)
 
 

@@ -15,6 +15,7 @@ from voxplane.cli.failures import failure_of, show
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
+from voxplane.v1 import session_service_pb2_grpc as sessions_grpc
 
 CALL_SECONDS_MAX = 15.0
 EXIT_INTERRUPTED = 130
@@ -38,6 +39,7 @@ class Client:
         self.agents = agents_grpc.AgentServiceStub(channel)
         self.sync = sync_grpc.ConfigSyncServiceStub(channel)
         self.nodes = nodes_grpc.NodeServiceStub(channel)
+        self.sessions = sessions_grpc.SessionServiceStub(channel)
 
 
 def open_channel(server: str) -> grpc.aio.Channel:

@@ -27,6 +27,8 @@ _HINTS = {
     "AGENT_DELETED": "bring it back by `voxplane agents undelete`",
     "AGENT_EXISTS": "change it by `voxplane agents update`",
     "AGENT_NOT_FOUND": "`voxplane agents list` shows what there is",
+    "SESSION_NOT_FOUND": "`voxplane sessions list` shows what there is",
+    "NODE_UNREACHABLE": "`voxplane nodes list` shows which nodes are there",
     "SECRET_LITERAL": "give a reference to the key: env:NAME or file:/path",
 }
 
