@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
 from google.protobuf import json_format, struct_pb2
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import AgentSession
@@ -19,14 +18,12 @@ from agent_node.job.link import NodeLink
 from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
 from agent_node.job.outbox import Outbox
 from agent_node.job.outcomes import Outcome, notice_of
-from agent_node.job.plan import Effect, Plan
 from agent_node.job.record import SessionRecord
+from agent_node.job.reporting import Reporting
 from agent_node.job.session import PipelineBuilder, SessionSwap
-from agent_node.job.swap import Applied, Refused
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
 from voxplane.clock import Clock
-from voxplane.errors import VoxplaneError
 from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import (
     BundleDelivery,
@@ -36,7 +33,6 @@ from voxplane.node.v1.relay_service_pb2 import (
     ChatResponse,
     ChatTurn,
 )
-from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1 import session_pb2
 from voxplane.v1.bundle_pb2 import VersionContent
 from voxplane.v1.session_service_pb2 import SessionCommand
@@ -46,8 +42,6 @@ MODEL_ERRORS_MAX = 1_000_000
 ERRORS_PER_TURN_MAX = 10
 ERROR_CHARS_MAX = 500
 MODEL = "llm"
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class _Screen(TextOutput):
@@ -99,10 +93,10 @@ class TextSession:
         self._clock = clock
         self._outbox = outbox
         self._link = link
-        self._tracing = tracing
         self._record = SessionRecord(
             caller, session_pb2.SESSION_KIND_TEXT, tell=link.tell, clock=clock, node_id=node_id
         )
+        self._reporting = Reporting(self._record, link, tracing)
         self._commands = Commands(self, link.answer)
         self._ended = asyncio.Event()
         self._figures = session_pb2.SessionFigures()
@@ -140,10 +134,7 @@ class TextSession:
 
     def trace(self, traced: bool) -> None:
         """See Commanded."""
-        if self._tracing is None:
-            raise VoxplaneError(reason_pb2.ERROR_REASON_BUILD_FAILED, "this session cannot be traced")
-        self._tracing.override(traced)
-        self._record.traced(self._tracing.on)
+        self._reporting.trace(traced)
 
     async def until_ended(self) -> None:
         """Until a command has ended the session."""
@@ -173,8 +164,7 @@ class TextSession:
             revision=target.bundle.revision,
         )
         self._outbox.put(ChatResponse(opened=opened))
-        self._trace_by(target)
-        self._record.runs(target)
+        self._reporting.began(target)
         self._host = follow(session, agent, self._swap)
 
     async def take(self, text: str) -> None:
@@ -203,8 +193,7 @@ class TextSession:
         if self._session is not None:
             await self._session.aclose()
         await self._swap.aclose()
-        if self._tracing is not None:
-            await self._tracing.aclose()
+        await self._reporting.aclose()
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turn = self._turn
@@ -232,15 +221,6 @@ class TextSession:
             failed = session_pb2.SessionError(source=MODEL, message=error.message[:ERROR_CHARS_MAX])
             failed.time.FromNanoseconds(round(self._clock.time() * 1e9))
             turn.errors.append(failed)
-
-    def _trace_by(self, target: Target) -> None:
-        if self._tracing is None:
-            return
-        try:
-            self._tracing.follow(target)
-        except VoxplaneError as error:
-            _log.warning("the session is not traced", reason=error.message)
-        self._record.traced(self._tracing.on)
 
     def _show_text(self, text: str) -> None:
         if self._turn is not None:
@@ -281,25 +261,6 @@ class TextSession:
         return recorded
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        match outcome:
-            case Applied(target, before, plan) if before is not None and plan is not None:
-                self._trace_by(target)
-                if plan.nothing_to_do and before.version == target.version:
-                    self._record.runs(target)
-                else:
-                    self._record.swapped(target)
-                    self._link.count(swap=f"{_effect(plan)} applied")
-            case Refused():
-                self._link.count(swap="refused")
-            case _:
-                pass
+        self._reporting.outcome(outcome)
         if (notice := notice_of(outcome, self._clock.time())) is not None:
             self._outbox.put(ChatResponse(swap=notice))
-
-
-def _effect(plan: Plan) -> str:
-    """The most that a change does, for the node's figures."""
-    for effect in (Effect.HANDOFF, Effect.NEXT_TURN, Effect.NEXT_CALL):
-        if effect in plan.effects.values():
-            return effect.value
-    return Effect.NEXT_TURN.value
