@@ -114,7 +114,7 @@ class Node:
         self.out = Out()
         self._told: asyncio.Queue[pb2.ReportSessionsRequest | None] = asyncio.Queue()
         self._sequence = 0
-        self.stream = asyncio.ensure_future(sessions.report(self._requests(), self.out.write))
+        self.stream = _begin(sessions.report(self._requests(), self.out.write))
 
     def hello(self, node_id: str = "n1", *running: str) -> None:
         """Say which sessions of acme run."""
@@ -167,7 +167,7 @@ class Watch:
     def __init__(self, sessions: Sessions, agent_id: str = "", tenant_id: str = "acme") -> None:
         self.out = Out()
         request = pb2.WatchSessionsRequest(tenant_id=tenant_id, agent_id=agent_id)
-        self.stream = asyncio.ensure_future(sessions.watch(request, self.out.write))
+        self.stream = _begin(sessions.watch(request, self.out.write))
 
     def seen(self) -> list[Any]:
         """What has come since the last time: of a session its id, state and
@@ -223,6 +223,13 @@ def reason_of(task: asyncio.Future[Any]) -> str:
         return ""
     assert isinstance(error, VoxplaneError), error
     return error.reason_name
+
+
+def _begin(stream: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A stream whose end need not be looked at."""
+    task = asyncio.create_task(stream)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 def _brief(message: pb2.WatchSessionsResponse) -> Any:
