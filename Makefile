@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CONTRACT := .build/contract.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint generate bench soak e2e robustness clean
+.PHONY: help run demo test lint generate bench soak e2e vendors robustness clean
 
 help: ## Explain the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(VENV)/.dev ## Run every test
 
 e2e: $(VENV)/.dev ## Run the tests that start real processes
 	@$(BIN)/python -m pytest tests/e2e
+
+vendors: $(VENV)/.dev ## Be OpenAI, Deepgram and Langfuse on this machine; ARGS="--port N"
+	@$(BIN)/python -m tests.vendors $(ARGS)
 
 robustness: $(VENV)/.dev ## Check every promise under faults, for long; ARGS="--seed N --minutes N"
 	@$(BIN)/python -m pytest tests/robustness --long
