@@ -206,6 +206,7 @@ class Links:
         seat = self._seats[node_id]
         async with seat.writing:
             if seat.link is not None:
+                self._absent.came(node_id)
                 return True
             try:
                 await self._reconcile(node_id, frozenset())

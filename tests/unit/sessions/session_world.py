@@ -10,6 +10,7 @@ from google.rpc import status_pb2
 
 from control_plane.sessions import Sessions, SessionSettings
 from control_plane.store import MemoryStore, SessionChange, SessionId, SessionQuery, SessionTable, StoreError
+from control_plane.store.session_table import ACTIVE, id_of
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, to_status
 from voxplane.v1 import session_pb2
@@ -20,12 +21,16 @@ SECONDS_MAX = 20.0
 
 class FaultyTable:
     """Passes everything to a table in memory. Writes wait while `gate` is
-    closed; while `broken` all calls fail, and `writes_fail` those that write."""
+    closed, and their answers while `answers` is; while `broken` all calls fail,
+    and `writes_fail` those that write. To reconcile is to read and then to
+    write, as on a disk."""
 
     def __init__(self, inner: SessionTable) -> None:
         self.inner = inner
         self.gate = asyncio.Event()
         self.gate.set()
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.broken = False
         self.writes_fail = False
         self.trims: list[tuple[float, int]] = []
@@ -39,7 +44,14 @@ class FaultyTable:
         self, node_id: str, running: Collection[SessionId], now: float
     ) -> list[session_pb2.Session]:
         """See SessionTable."""
-        return await self._write(self.inner.reconcile, node_id, running, now)
+        before = await self._active(node_id)
+
+        async def write() -> list[session_pb2.Session]:
+            lost = before - frozenset(running)
+            back = frozenset(running) - before
+            return await self.inner.reconcile(node_id, (await self._active(node_id) - lost) | back, now)
+
+        return await self._write(write)
 
     async def get(self, tenant_id: str, session_id: str) -> session_pb2.Session | None:
         """See SessionTable."""
@@ -70,7 +82,14 @@ class FaultyTable:
     async def _write(self, do: Any, *arguments: Any) -> Any:
         await self.gate.wait()
         self._check(self.broken or self.writes_fail)
-        return await do(*arguments)
+        done = await do(*arguments)
+        await self.answers.wait()
+        return done
+
+    async def _active(self, node_id: str) -> frozenset[SessionId]:
+        """A node's active sessions of acme."""
+        page = await self.inner.page(SessionQuery("acme", state=ACTIVE, node_id=node_id))
+        return frozenset(id_of(each) for each in page)
 
     def _check(self, fails: bool) -> None:
         if fails:

@@ -266,7 +266,8 @@ class TestLost:
         await world.clock.finish(world.sessions.close())
 
     async def test_a_node_that_comes_while_it_is_given_up_has_its_sessions(self, world: World) -> None:
-        """Whoever is first to be written, the node's own word is the last."""
+        """Whoever is first to be written, the node's own word is the last, and
+        its stream goes on."""
         world.sessions.start()
         node = await world.node()
         node.batch(report(session()))
@@ -282,7 +283,46 @@ class TestLost:
         assert await world.state() == ACTIVE
         await world.clock.advance(3 * AWAY_SECONDS)
         assert await world.state() == ACTIVE
+        back.batch(report(session(sequence=2)))
+        await world.settle()
+        assert back.stored() == [1]
         await world.clock.finish(world.sessions.close())
+
+    async def test_a_node_that_came_before_it_was_given_up_loses_nothing(self, world: World) -> None:
+        """A node that is back when its time is up, though nothing could be
+        written for it yet, was not away: nobody is told of a loss."""
+        world.sessions.start()
+        node, watch = await world.node(), await world.watch()
+        node.batch(report(session()))
+        await world.settle()
+        world.table.gate.clear()
+        node.batch(report(session(sequence=2)))
+        await world.settle()
+        node.stream.cancel()
+        await world.clock.advance(AWAY_SECONDS)
+        back = Node(world.sessions)
+        back.hello("n1", "s1")
+        await world.settle()
+        world.table.gate.set()
+        await world.settle()
+        assert watch.seen() == [0, ("s1", "ACTIVE", 1, []), ("s1", "ACTIVE", 2, [])]
+        await world.clock.finish(world.sessions.close())
+
+    async def test_a_hello_that_was_overtaken_does_not_count(self, world: World) -> None:
+        """A node that says hello again before its last one was written is taken
+        by the newest one alone."""
+        node, watch = await world.node(), await world.watch()
+        node.batch(report(session()))
+        await world.settle()
+        world.table.gate.clear()
+        node.batch(report(session(sequence=2)))
+        await world.settle()
+        for running in ((), ("s1",)):
+            Node(world.sessions).hello("n1", *running)
+            await world.settle()
+        world.table.gate.set()
+        await world.settle()
+        assert watch.seen() == [0, ("s1", "ACTIVE", 1, []), ("s1", "ACTIVE", 2, [])]
 
 
 class TestCommands:

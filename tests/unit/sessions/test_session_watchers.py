@@ -134,6 +134,30 @@ async def test_what_changes_while_the_list_is_sent_comes_after_it(world: World) 
     assert len({each[0] for each in seen if isinstance(each, tuple)}) == count + 1
 
 
+async def test_what_is_listed_does_not_become_older(world: World) -> None:
+    """A session that was read newer than the change that waits is not shown in
+    its old shape afterwards."""
+    node = await world.node()
+    node.batch(report(session("s1")))
+    await world.settle()
+    await put(world.table, *(session(f"t{at:04}", started=2e9) for at in range(LISTED_AT_ONCE)))
+    watch = Watch(world.sessions)
+    watch.out.gate.clear()
+    await world.settle()
+    node.batch(report(session("s1", 2), turn(2)))
+    await world.settle()
+    world.table.answers.clear()
+    node.batch(report(session("s1", 3), turn(3)))
+    await world.settle()
+    watch.out.gate.set()
+    for _ in range(LISTED_AT_ONCE // 10):
+        await world.settle()
+    assert watch.seen()[-3:] == [("s1", "ACTIVE", 3, []), LISTED_AT_ONCE + 1, ("s1", "ACTIVE", 3, [2])]
+    world.table.answers.set()
+    await world.settle()
+    assert watch.seen() == [("s1", "ACTIVE", 3, [3])]
+
+
 async def test_a_store_that_fails_ends_the_list(world: World) -> None:
     """A watcher whose list cannot be read is told to come again."""
     world.table.broken = True

@@ -204,6 +204,25 @@ async def test_a_file_that_is_locked_by_another_program(world: World) -> None:
     assert world.faults.connections == 1
 
 
+async def test_a_file_that_another_program_has_changed(world: World) -> None:
+    """Nothing is written into a file that is another one by now."""
+    await put(world.table, session("s1"))
+    with closing(sqlite3.connect(world.path)) as other:
+        other.execute("UPDATE meta SET value = 'another' WHERE name = 'epoch'")
+        other.commit()
+    with pytest.raises(StoreError, match="another program"):
+        await put(world.table, session("s2"))
+    assert await ids(world.table) == ["s1"]
+
+
+async def test_a_file_that_has_lost_its_name(world: World) -> None:
+    """Nothing is acknowledged that was written to a file without a name."""
+    await put(world.table, session("s1"))
+    world.path.rename(world.path.with_name("elsewhere.db"))
+    with pytest.raises(StoreError, match="removed or replaced"):
+        await put(world.table, session("s2"))
+
+
 async def test_a_kill_loses_no_acknowledged_session(tmp_path: Path) -> None:
     """After kill -9, again and again, each acknowledged session and turn is
     there."""
