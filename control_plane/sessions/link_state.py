@@ -10,13 +10,12 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from google.rpc import status_pb2
 
-from control_plane.sessions.intake import take_in
 from control_plane.store import SessionId
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import error_reason_pb2 as reason_pb2
@@ -40,10 +39,11 @@ class Greet:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Reports to store; `sequence` is to be told to `stored` then."""
+    """A batch to store, as one of this node's (intake.py); its number is to be
+    told to `stored` then."""
 
-    sequence: int
-    reports: Sequence[pb2.SessionReport]
+    node_id: str
+    batch: pb2.SessionBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class LinkState:
         self._acknowledged = 0
 
     def receive(self, message: pb2.ReportSessionsRequest) -> Action | None:
-        """A valid message has come; it is the callee's from now on. Raises
+        """A valid message has come. Raises
         VoxplaneError INVALID_REQUEST if it may not come now."""
         kind = message.WhichOneof("event") or ""
         if not kind and self._phase is Phase.LIVE:
@@ -88,7 +88,7 @@ class LinkState:
                 running = frozenset(SessionId(key.tenant_id, key.session_id) for key in message.hello.running)
                 return Greet(self._node_id, running)
             case "batch":
-                return Keep(message.batch.sequence, take_in(message.batch, self._node_id))
+                return Keep(self._node_id, message.batch)
             case _:
                 return Settle(message.result.command_id, message.result.status)
 

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from google.rpc import status_pb2
 
+from control_plane.fleet import in_turns
+from control_plane.sessions.intake import take_in
 from control_plane.sessions.link_state import Action, Greet, Keep, LinkState, Settle
 from control_plane.sessions.outlet import Outlet, Write
 from control_plane.sessions.refusals import limit_reached, unreachable
@@ -105,9 +107,9 @@ class NodeLink:
             case Greet(node_id, running):
                 self.node_id = node_id
                 await self._keeper.greet(self, node_id, running)
-            case Keep(sequence, reports):
-                await self._keeper.keep(self, reports)
-                self._state.stored(sequence)
+            case Keep(node_id, batch):
+                await self._keeper.keep(self, await in_turns(take_in(batch, node_id)))
+                self._state.stored(batch.sequence)
                 self._outlet.wake()
             case Settle(command_id, status):
                 answer = self._unanswered.get(command_id)

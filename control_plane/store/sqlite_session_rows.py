@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from control_plane.store.session_table import (
@@ -49,34 +48,18 @@ _FORGET_TURNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A report as it is written: with its messages serialised."""
-
-    report: session_service_pb2.SessionReport
-    record: bytes
-    turns: tuple[bytes, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the rows that it makes."""
-        return len(self.record) + sum(len(turn) for turn in self.turns)
-
-
-def prepare_report(report: session_service_pb2.SessionReport) -> Report:
-    """A report, serialised."""
-    turns = tuple(turn.SerializeToString() for turn in report.turns)
-    return Report(report, report.session.SerializeToString(), turns)
-
-
-def put_reports(connection: sqlite3.Connection, reports: Sequence[Report], now: float) -> list[SessionChange]:
+def put_reports(
+    connection: sqlite3.Connection, reports: Sequence[session_service_pb2.SessionReport], now: float
+) -> list[SessionChange]:
     """Take reports; what has changed."""
     changes = [_put(connection, report, now) for report in reports]
     return [change for change in changes if change is not None]
 
 
-def _put(connection: sqlite3.Connection, given: Report, now: float) -> SessionChange | None:
-    session = given.report.session
+def _put(
+    connection: sqlite3.Connection, report: session_service_pb2.SessionReport, now: float
+) -> SessionChange | None:
+    session = report.session
     key = SessionId(session.tenant_id, session.session_id)
     row = connection.execute("SELECT sequence, state, started, agent_id FROM sessions" + _KEY, key).fetchone()
     sequence, state, started, before = row or (0, LOST, round(now * 1e6), "")
@@ -86,25 +69,25 @@ def _put(connection: sqlite3.Connection, given: Report, now: float) -> SessionCh
             started = microseconds(session.start_time)
         values = (
             *(session.agent_id, session.node_id, session.user_id, session.state, session.version),
-            *(session.sequence, started, now, given.record),
+            *(session.sequence, started, now, session.SerializeToString()),
         )
         connection.execute(_PUT, (*key, *values))
-    new = _put_turns(connection, key, given, replace=told is Word.NEWS)
+    new = _put_turns(connection, key, report.turns, replace=told is Word.NEWS)
     if told is Word.LATE and not new:
         return None
     known = with_start(session, started) if told is Word.NEWS else get_session(connection, key)
     assert known is not None
-    return SessionChange(known, new if told is Word.LATE else tuple(given.report.turns), before)
+    return SessionChange(known, new if told is Word.LATE else tuple(report.turns), before)
 
 
 def _put_turns(
-    connection: sqlite3.Connection, key: SessionId, given: Report, *, replace: bool
+    connection: sqlite3.Connection, key: SessionId, turns: Sequence[session_pb2.SessionTurn], *, replace: bool
 ) -> tuple[session_pb2.SessionTurn, ...]:
     """Returns those that are new."""
     new: list[session_pb2.SessionTurn] = []
     statement = _REPLACE_TURN if replace else _ADD_TURN
-    for turn, record in zip(given.report.turns, given.turns, strict=True):
-        if connection.execute(statement, (*key, turn.turn, record)).rowcount:
+    for turn in turns:
+        if connection.execute(statement, (*key, turn.turn, turn.SerializeToString())).rowcount:
             new.append(turn)
     if any(turn.turn > TURNS_KEPT for turn in new):
         connection.execute(_FORGET_TURNS, (*key, *key))

@@ -26,7 +26,6 @@ from control_plane.store.session_table import (
 )
 from control_plane.store.sqlite_session_rows import (
     TRIMMED_ROWS,
-    Report,
     active_nodes,
     active_of,
     delete_from,
@@ -36,7 +35,6 @@ from control_plane.store.sqlite_session_rows import (
     get_turns,
     next_tenant,
     place_at,
-    prepare_report,
     put_reports,
     set_state,
 )
@@ -64,12 +62,9 @@ class SqliteSessions:
         self, reports: Sequence[session_service_pb2.SessionReport], now: float
     ) -> Awaitable[list[SessionChange]]:
         """See SessionTable.put."""
-        pieces = list(_pieces([prepare_report(report) for report in reports]))
         pending = [
-            self._submit(
-                partial(put_reports, reports=piece, now=now), _rows(piece), sum(each.size for each in piece)
-            )
-            for piece in pieces
+            self._submit(partial(put_reports, reports=piece, now=now), _rows(piece), _bytes(piece))
+            for piece in _pieces(reports)
         ]
         return asyncio.ensure_future(_joined(pending))
 
@@ -149,8 +144,10 @@ async def _joined(pending: Sequence[asyncio.Future[list[Any]]]) -> list[Any]:
     return found
 
 
-def _pieces(reports: Sequence[Report]) -> Iterator[list[Report]]:
-    piece: list[Report] = []
+def _pieces(
+    reports: Sequence[session_service_pb2.SessionReport],
+) -> Iterator[list[session_service_pb2.SessionReport]]:
+    piece: list[session_service_pb2.SessionReport] = []
     for report in reports:
         piece.append(report)
         if _rows(piece) >= PIECE_ROWS:
@@ -160,5 +157,9 @@ def _pieces(reports: Sequence[Report]) -> Iterator[list[Report]]:
         yield piece
 
 
-def _rows(reports: Sequence[Report]) -> int:
+def _rows(reports: Sequence[session_service_pb2.SessionReport]) -> int:
     return sum(1 + len(report.turns) for report in reports)
+
+
+def _bytes(reports: Sequence[session_service_pb2.SessionReport]) -> int:
+    return sum(report.ByteSize() for report in reports)

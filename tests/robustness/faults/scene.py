@@ -152,18 +152,23 @@ class Scene:
         while True:
             fetched = [await self._fetch(tenant) for tenant in TENANTS]
             # A tenant that nobody wrote to is none.
-            digests = {one.tenant: one.digest for one in fetched if one.at.number}
-            if self._level(digests) or time.monotonic() > deadline:
+            newest = {one.tenant: one for one in fetched if one.at.number}
+            if self._level(newest) or time.monotonic() > deadline:
                 return fetched
             await asyncio.sleep(SETTLE_POLL_SECONDS)
 
-    def _level(self, digests: dict[str, str]) -> bool:
+    def _level(self, newest: dict[str, Fetched]) -> bool:
+        """Whether all watchers have the newest revisions, of which some change
+        nothing, or change back what one before has changed: those are told by
+        heartbeats."""
         for watcher in self.watchers:
             final = watcher.final()
-            wanted = [final.tenant] if final.tenant != "-" else list(digests)
+            wanted = [final.tenant] if final.tenant != "-" else list(newest)
             for tenant in wanted:
-                held = final.held.get(tenant)
-                if held is None or bundles_digest(held.etags | held.withheld) != digests.get(tenant):
+                held, wants = final.held.get(tenant), newest.get(tenant)
+                if held is None or wants is None or held.at.number < wants.at.number:
+                    return False
+                if bundles_digest(held.etags | held.withheld) != wants.digest:
                     return False
         return True
 

@@ -6,6 +6,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from control_plane.fleet import at_once
+from control_plane.sessions.intake import take_in
 from control_plane.sessions.link_state import Greet, Keep, LinkState, Settle
 from tests.contract.session_samples import ACTIVE, ENDED, LOST, key, report, session, turn
 from voxplane.errors import VoxplaneError
@@ -22,6 +24,13 @@ NOTHING = pb2.ReportSessionsRequest()
 def batch(sequence: int, *reports: pb2.SessionReport) -> pb2.ReportSessionsRequest:
     """A batch as a message."""
     return pb2.ReportSessionsRequest(batch=pb2.SessionBatch(sequence=sequence, reports=reports))
+
+
+def taken_in(*reports: pb2.SessionReport) -> list[pb2.SessionReport]:
+    """What is to be stored of a batch of n1's."""
+    action = greeted().receive(batch(1, *reports))
+    assert isinstance(action, Keep)
+    return list(at_once(take_in(action.batch, action.node_id)))
 
 
 def greeted() -> LinkState:
@@ -60,10 +69,9 @@ def test_reports_are_of_the_node_that_the_stream_is_of() -> None:
     unsaid = session_pb2.SESSION_STATE_UNSPECIFIED
     states = {"s1": unsaid, "s2": ACTIVE, "s3": LOST, "s4": ENDED}
     reports = [report(session(name, node_id="n9", state=state)) for name, state in states.items()]
-    action = greeted().receive(batch(1, *reports))
-    assert isinstance(action, Keep)
-    assert {each.session.node_id for each in action.reports} == {"n1"}
-    assert [each.session.state for each in action.reports] == [ACTIVE, ACTIVE, ACTIVE, ENDED]
+    taken = taken_in(*reports)
+    assert {each.session.node_id for each in taken} == {"n1"}
+    assert [each.session.state for each in taken] == [ACTIVE, ACTIVE, ACTIVE, ENDED]
 
 
 @given(st.lists(st.integers(1, 9)))
@@ -90,7 +98,7 @@ def test_times_that_are_none_are_refused() -> None:
     whole.turns[1].start_time.nanos = -1
     whole.turns[1].errors.add().time.seconds = -(10**15)
     with pytest.raises(VoxplaneError) as raised:
-        greeted().receive(batch(1, report(session("s0")), whole))
+        taken_in(report(session("s0")), whole)
     assert [violation.field for violation in raised.value.violations] == [
         "batch.reports[1].session.end_time",
         "batch.reports[1].session.figures.spoken_audio",
@@ -105,14 +113,14 @@ def test_few_violations_are_named() -> None:
     bad = session()
     bad.end_time.seconds = 10**15
     with pytest.raises(VoxplaneError) as raised:
-        greeted().receive(batch(1, *(report(bad) for _ in range(500))))
+        taken_in(*(report(bad) for _ in range(500)))
     assert len(raised.value.violations) == 10
 
 
 def test_times_that_are_some_are_taken() -> None:
     """The ends of the range of times and durations are in it."""
-    whole = report(session(), turn(1))
+    whole = report(session(node_id="n1"), turn(1))
     whole.session.start_time.seconds = -62_135_596_800
     whole.session.end_time.seconds, whole.session.end_time.nanos = 253_402_300_799, 999_999_999
     whole.turns[0].response.seconds, whole.turns[0].response.nanos = -1, -1
-    assert isinstance(greeted().receive(batch(1, whole)), Keep)
+    assert taken_in(whole) == [whole]
