@@ -62,7 +62,15 @@ class ReplyFailed:
     error: status_pb2.Status
 
 
-ReplyEvent = ReplyBegan | ReplyFieldPart | ReplyField | ReplyDone | ReplyFailed
+@dataclass(frozen=True, slots=True)
+class ReplyCut:
+    """The reply was interrupted while the model still made it; the fields that
+    were told stay, no others come."""
+
+    target: Target
+
+
+ReplyEvent = ReplyBegan | ReplyFieldPart | ReplyField | ReplyDone | ReplyFailed | ReplyCut
 
 
 class VoxplaneAgent(Agent):
