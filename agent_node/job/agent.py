@@ -9,10 +9,12 @@ from typing import Any
 from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import NOT_GIVEN, Agent, AgentSession, ModelSettings, NotGivenOr
 from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
+from pydantic import BaseModel
 
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.structured import FieldDone, FieldPart, ReplyReader, ReplyShape, Said, Spoken
 from agent_node.job.targets import Target
+from agent_node.job.userdata import SessionData
 from agent_node.providers import set_speech_instructions
 from voxplane.errors import VoxplaneError
 from voxplane.schema import CompiledSchema
@@ -78,9 +80,9 @@ class VoxplaneAgent(Agent):
 
     `on_reply` is called on the loop with what the replies bring beside speech.
     Without `voice` the session gets neither ears nor a mouth: LiveKit would
-    connect them, though there is no audio. With `on_takeover` it takes the
-    place of another agent of the session, with the history, and calls it when
-    it has.
+    connect them, though there is no audio. It begins with `history`, if there
+    is one. With `on_takeover` it takes the place of another agent of the
+    session, with the history, and calls it when it has.
     """
 
     def __init__(
@@ -89,14 +91,21 @@ class VoxplaneAgent(Agent):
         on_reply: Callable[[ReplyEvent], None],
         *,
         voice: bool = True,
+        history: ChatContext | None = None,
         on_takeover: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             instructions=pipeline.words.instructions,
-            llm=pipeline.llm.model,
+            chat_ctx=history,
+            tools=pipeline.tools,
+            llm=pipeline.brain,
             stt=pipeline.stt.model if pipeline.stt and voice else None,
+            vad=pipeline.vad if voice else None,
             tts=pipeline.tts.model if pipeline.tts and voice else None,
         )
+        if history is not None:
+            # with its own tools LiveKit leaves out the calls of others
+            self._chat_ctx = history.copy()
         self._pipeline = pipeline
         self._on_reply = on_reply
         self._voice = voice
@@ -115,7 +124,7 @@ class VoxplaneAgent(Agent):
         history = _session_of(self).history.copy(
             exclude_instructions=True, exclude_handoff=True, exclude_config_update=True
         )
-        await self.update_chat_ctx(history)
+        await self.update_chat_ctx(history, exclude_invalid_function_calls=False)
         self._on_takeover()
 
     def successor(self, pipeline: Pipeline, on_takeover: Callable[[], None]) -> VoxplaneAgent:
@@ -133,8 +142,9 @@ class VoxplaneAgent(Agent):
         new_stt, new_tts = self._voice and stt is not before.stt, self._voice and tts is not before.tts
         try:
             self.update_options(  # pyright: ignore[reportUnknownMemberType]
-                llm=pipeline.llm.model if pipeline.llm is not before.llm else NOT_GIVEN,
+                llm=pipeline.brain if pipeline.llm is not before.llm else NOT_GIVEN,
                 stt=(stt.model if stt else None) if new_stt else NOT_GIVEN,
+                vad=pipeline.vad if self._voice and pipeline.vad is not before.vad else NOT_GIVEN,
                 tts=(tts.model if tts else None) if new_tts else NOT_GIVEN,
             )
         except Exception as error:
@@ -143,14 +153,22 @@ class VoxplaneAgent(Agent):
         if pipeline.words.instructions != before.words.instructions:
             _run_at_once(self.update_instructions(pipeline.words.instructions))
             self._forget_unused_instructions()
+        if pipeline.called is not before.called or pipeline.own_tools != before.own_tools:
+            self._take_tools(pipeline)
+
+    def _take_tools(self, pipeline: Pipeline) -> None:
+        # LiveKit would take the calls of tools that are gone out of the history
+        items = list(self._chat_ctx.items)
+        _run_at_once(self.update_tools(pipeline.tools))
+        self._chat_ctx.items[:] = items
 
     async def llm_node(
         self, chat_ctx: ChatContext, tools: list[Tool], model_settings: ModelSettings
     ) -> AsyncIterator[ChatChunk | str]:
         """The spoken text of one step of a reply, and its tool calls."""
         session = _session_of(self)
-        with self._pipeline.use() as pipeline:
-            reply = _Reply(pipeline, self._on_reply)
+        with self._pipeline.use() as pipeline, _Reply(pipeline, self._on_reply, session.userdata) as reply:
+            assert pipeline.llm is not None
             try:
                 async with pipeline.llm.model.chat(
                     chat_ctx=chat_ctx,
@@ -163,7 +181,7 @@ class VoxplaneAgent(Agent):
                         for part in reply.take(chunk):
                             yield part
             except Exception as error:
-                self._on_reply(ReplyFailed(pipeline.target, _model_failed(error)))
+                reply.fail(error)
                 raise
             for part in reply.finish():
                 yield part
@@ -182,22 +200,40 @@ class VoxplaneAgent(Agent):
                 del items[-2]
 
 
-def _session_of(agent: Agent) -> AgentSession[Any]:
+def _session_of(agent: Agent) -> AgentSession[SessionData]:
     return agent.session  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class _Reply:
-    """One step of a reply, while it is made by one pipeline."""
+    """One step of a reply, while it is made by one pipeline. It is cut if its
+    block ends before `finish` or `fail`."""
 
-    def __init__(self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None], session: SessionData
+    ) -> None:
         self._pipeline = pipeline
         self._target = pipeline.target  # the bundle may move meanwhile, the content does not
         self._on_reply = on_reply
+        self._session = session
+        self._over = False
         self._reader = ReplyReader(_shape(pipeline.words.schema)) if pipeline.words.schema else None
         self._instruction_field = self._target.config.tts_config.instruction_field
         self._calls_tools = False
         self._steer("")
         on_reply(ReplyBegan(self._target))
+
+    def __enter__(self) -> _Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._over:
+            self._over = True
+            self._on_reply(ReplyCut(self._target))
+
+    def fail(self, error: Exception) -> None:
+        """The model gave no reply, or broke off."""
+        self._over = True
+        self._on_reply(ReplyFailed(self._target, _model_failed(error)))
 
     def take(self, chunk: ChatChunk) -> list[ChatChunk | str]:
         """What to hand on of a chunk."""
@@ -213,6 +249,7 @@ class _Reply:
 
     def finish(self) -> list[str]:
         """The last of the spoken text."""
+        self._over = True
         if self._reader is None:
             self._on_reply(ReplyDone(self._target, {}, None))
             return []
@@ -221,7 +258,8 @@ class _Reply:
         parts = self._say(self._reader.finish())
         hidden = self._pipeline.words.schema.hidden_fields if self._pipeline.words.schema else ()
         shown = {name: value for name, value in self._reader.fields.items() if name not in hidden}
-        self._on_reply(ReplyDone(self._target, shown, self._problem(self._reader)))
+        problem = self._problem(self._reader)
+        self._on_reply(ReplyDone(self._target, shown, problem))
         return parts
 
     def _say(self, said: list[Said]) -> list[str]:
@@ -244,18 +282,20 @@ class _Reply:
             set_speech_instructions(self._pipeline.tts.model, instructions)
 
     def _problem(self, reader: ReplyReader) -> status_pb2.Status | None:
-        said = reader.problem
-        if said is None and self._pipeline.words.schema is not None:
-            said = _breach(self._pipeline.words.schema, reader.fields)
+        said, schema = reader.problem, self._pipeline.words.schema
+        if said is None and schema is not None:
+            try:
+                self._session.reply = _typed(schema, reader.fields)
+            except ValueError as error:
+                said = f"the reply does not obey the schema: {error}"[:PROBLEM_CHARS_MAX]
         return status_pb2.Status(code=code_pb2.DATA_LOSS, message=said) if said else None
 
 
-def _breach(schema: CompiledSchema, fields: Mapping[str, Any]) -> str | None:
-    try:
-        schema.validate({name: fields.get(name) for name in (f.field_name for f in schema.fields)})
-    except ValueError as error:
-        return f"the reply does not obey the schema: {error}"[:PROBLEM_CHARS_MAX]
-    return None
+def _typed(schema: CompiledSchema, fields: Mapping[str, Any]) -> BaseModel:
+    """The fields as the schema's model. Raises ValueError, which names the
+    wrong fields and repeats no value."""
+    whole = schema.validate({name: fields.get(name) for name in (f.field_name for f in schema.fields)})
+    return schema.model.model_construct(**whole)
 
 
 def _shape(schema: CompiledSchema) -> ReplyShape:

@@ -25,6 +25,15 @@ class NodeLink(Protocol):
         """What became of a command."""
         ...
 
+    def remember(self, turns: int, *items: bytes) -> None:
+        """What a process that takes this one's place has to know: the number
+        of turns so far, and what is new of the conversation."""
+        ...
+
+    def follow(self, agent_id: str) -> None:
+        """Get the bundles of another agent of the tenant from now on."""
+        ...
+
     def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
         """One more swap or error of a kind, or the process' memory."""
         ...

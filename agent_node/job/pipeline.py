@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from livekit.agents.llm import Tool, Toolset
 
 from agent_node.job.targets import Target
-from agent_node.providers.models import LLM, STT, TTS
+from agent_node.providers.models import LLM, REALTIME, STT, TTS, VAD
 from voxplane.schema import CompiledSchema
 
-_Model = TypeVar("_Model", LLM, STT, TTS)
+
+class Closable(Protocol):
+    """What holds connections."""
+
+    async def aclose(self) -> None:
+        """Close them."""
+        ...
+
+
+class Called(Closable, Protocol):
+    """What the model may call beside the session's own tools."""
+
+    @property
+    def tools(self) -> Sequence[Tool | Toolset]:
+        """As LiveKit takes them."""
+        ...
+
+
+_Model = TypeVar("_Model", bound=Closable)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -26,7 +45,7 @@ class Closer:
         self.open = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def close(self, model: LLM | STT | TTS) -> None:
+    def close(self, model: Closable) -> None:
         """Begin to close a model."""
         task = asyncio.create_task(self._close(model))
         self._closing.add(task)
@@ -37,7 +56,7 @@ class Closer:
         while self._closing:
             await asyncio.wait(set(self._closing))
 
-    async def _close(self, model: LLM | STT | TTS) -> None:
+    async def _close(self, model: Closable) -> None:
         try:
             await model.aclose()
         except Exception as error:
@@ -74,25 +93,47 @@ class Words:
     schema: None if replies are plain text.
     structured: whether the model is given the schema by its own means; else
         the instructions hold it.
+    greeting, greeting_instructions, goodbye: of the session; empty means none.
+    announcements: what is said before a transfer, by agent.
     """
 
     instructions: str
     schema: CompiledSchema | None = None
     structured: bool = True
+    greeting: str = ""
+    greeting_instructions: str = ""
+    goodbye: str = ""
+    announcements: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True, eq=False)
 class Pipeline:
     """One config, built. `target` changes when the same content goes on under
-    another bundle. `close` gives back the models."""
+    another bundle. It has `llm` or `realtime`. `close` gives back what it shares."""
 
     target: Target
     words: Words
-    llm: SharedModel[LLM]
+    llm: SharedModel[LLM] | None
     stt: SharedModel[STT] | None = None
     tts: SharedModel[TTS] | None = None
+    vad: VAD | None = None
+    realtime: SharedModel[REALTIME] | None = None
+    called: SharedModel[Called] | None = None
+    own_tools: tuple[Tool, ...] = ()
     _users: int = 0
     _drained: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    @property
+    def brain(self) -> LLM | REALTIME:
+        """The model that makes the replies."""
+        held = self.realtime or self.llm
+        assert held is not None
+        return held.model
+
+    @property
+    def tools(self) -> list[Tool | Toolset]:
+        """What the model may call."""
+        return [*(self.called.model.tools if self.called else ()), *self.own_tools]
 
     @contextmanager
     def use(self) -> Generator[Pipeline]:
@@ -110,8 +151,10 @@ class Pipeline:
         self._tell_if_drained()
 
     def close(self) -> None:
-        """Give the models back, in the background."""
-        for model in (self.llm, self.stt, self.tts):
+        """Give back what it shares, in the background."""
+        shared: tuple[SharedModel[Any] | None, ...]
+        shared = (self.llm, self.stt, self.tts, self.realtime, self.called)
+        for model in shared:
             if model is not None:
                 model.release()
 

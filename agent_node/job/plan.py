@@ -20,16 +20,21 @@ class Effect(Enum):
 
 
 class Part(Enum):
-    """What a pipeline is made of."""
+    """What a pipeline is made of. INSTRUCTIONS are all texts, rendered."""
 
     INSTRUCTIONS = "instructions"
     SCHEMA = "schema"
     LLM = "llm"
     STT = "stt"
     TTS = "tts"
+    VAD = "vad"
+    REALTIME = "realtime"
+    TOOLS = "tools"
 
 
 EVERYTHING = frozenset(Part)
+HEARING = frozenset({Part.STT, Part.VAD})
+"""Parts that lose words if they are replaced while the user speaks."""
 
 _NO_PARTS: frozenset[Part] = frozenset()
 
@@ -44,13 +49,22 @@ _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
     "llm_config.supports_structured_output": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
     "tts_config": (Effect.NEXT_TURN, frozenset({Part.TTS})),
     "tts_config.instruction_field": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
+    "vad_config": (Effect.NEXT_TURN, frozenset({Part.VAD})),
     "realtime_config": (Effect.HANDOFF, EVERYTHING),
+    "session_config": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
+    "session_config.greeting": (Effect.NEXT_CALL, frozenset({Part.INSTRUCTIONS})),
+    "session_config.greeting_instructions": (Effect.NEXT_CALL, frozenset({Part.INSTRUCTIONS})),
+    "tools": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),
+    "mcp_servers": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),
     "turn_config": (Effect.NEXT_CALL, _NO_PARTS),
+    "turn_config.turn_detection": (Effect.NEXT_TURN, _NO_PARTS),
     "turn_config.min_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
     "turn_config.max_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
-    "tracing_config": (Effect.NEXT_CALL, _NO_PARTS),
+    "tracing_config": (Effect.NEXT_TURN, _NO_PARTS),
     "frontend_config": (Effect.NEXT_TURN, _NO_PARTS),
-    "limits_config": (Effect.NEXT_CALL, _NO_PARTS),
+    "limits_config": (Effect.NEXT_TURN, _NO_PARTS),
+    "limits_config.max_stale": (Effect.NEXT_CALL, _NO_PARTS),
+    "limits_config.stale_action": (Effect.NEXT_CALL, _NO_PARTS),
 }
 # a field that this release does not know cannot change what is running
 _UNKNOWN = (Effect.NEXT_CALL, _NO_PARTS)
@@ -83,14 +97,26 @@ class Plan:
 
 
 def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
-    """The plan from `running`, or from nothing, to `desired`."""
+    """The plan from `running`, or from nothing, to `desired`.
+
+    A realtime model keeps a connection of its own: what changes in its session
+    comes by a new one, that is by a handoff.
+    """
     if running is None:
         return Plan(effects={"": Effect.NEXT_TURN}, rebuild=EVERYTHING)
+    realtime = desired.realtime_config.enabled
     effects: dict[str, Effect] = {}
     rebuild: set[Part] = set()
     for path in changed_fields(_with_all_blocks(running), _with_all_blocks(desired)):
-        effects[path], parts = _rule(path)
+        effect, parts = _rule(path)
+        if path.startswith("realtime_config") and not realtime and not running.realtime_config.enabled:
+            effect, parts = _UNKNOWN
+        if parts and effect is Effect.NEXT_TURN and realtime:
+            effect = Effect.HANDOFF
+        effects[path] = effect
         rebuild |= parts
+    if realtime and Effect.HANDOFF in effects.values():
+        rebuild.add(Part.REALTIME)
     return Plan(effects=effects, rebuild=frozenset(rebuild))
 
 

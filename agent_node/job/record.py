@@ -9,7 +9,7 @@ from google.protobuf import timestamp_pb2
 from agent_node.job.targets import Target
 from voxplane.clock import Clock
 from voxplane.names import LIVE, split_agent_name
-from voxplane.node.v1.relay_service_pb2 import CallerContext, SessionLegacy
+from voxplane.node.v1.relay_service_pb2 import CallerContext
 from voxplane.v1 import session_pb2
 
 END_REASON_CHARS_MAX = 500
@@ -32,10 +32,10 @@ class SessionRecord:
         clock: Clock,
         node_id: str = "",
         room: str = "",
-        legacy: SessionLegacy | None = None,
     ) -> None:
         self._tell = tell
         self._clock = clock
+        self._turns = 0
         self._session = session_pb2.Session(
             tenant_id=caller.tenant_id,
             session_id=caller.session_id,
@@ -48,10 +48,19 @@ class SessionRecord:
             start_time=_stamp(clock.time()),
             alias=caller.alias or LIVE,
         )
-        if legacy is not None:
-            self._session.CopyFrom(legacy.session)
-            self._session.node_id = node_id or self._session.node_id
-            self._session.replacements += 1
+
+    def inherit(self, session: session_pb2.Session) -> None:
+        """Go on with the record of a process that died."""
+        node_id = self._session.node_id
+        self._session.CopyFrom(session)
+        self._session.node_id = node_id or session.node_id
+        self._session.state = session_pb2.SESSION_STATE_ACTIVE
+        self._session.replacements += 1
+
+    @property
+    def turns(self) -> int:
+        """Turns that this process has told."""
+        return self._turns
 
     @property
     def session(self) -> session_pb2.Session:
@@ -100,6 +109,7 @@ class SessionRecord:
     def turn(self, turn: session_pb2.SessionTurn, figures: session_pb2.SessionFigures) -> None:
         """A turn has ended; `figures` are the sums so far, but for swaps."""
         swaps = self._session.figures.swaps
+        self._turns += 1
         self._session.figures.CopyFrom(figures)
         self._session.figures.swaps = swaps
         self._told(turn)

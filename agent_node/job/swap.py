@@ -9,7 +9,7 @@
 2. A config is built beside the running one, off the path of the replies.
 3. It is applied at a turn boundary: when no reply is in flight, of all of its
    steps, tool calls included. So every reply is made by exactly one revision.
-4. A change of the speech recogniser also waits until the user does not speak:
+4. A change of what hears the user also waits until the user does not speak:
    the words around it would be lost.
 5. What cannot be resolved, built or applied is FAILED, with the paths of its
    fields. The running config stays untouched, and what waited stays dropped.
@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from agent_node.job.lifecycle import Phase, Step, advance
-from agent_node.job.plan import Effect, Part, Plan, plan
+from agent_node.job.plan import HEARING, Effect, Plan, plan
 from agent_node.job.targets import Bundle, Target, bundle_of, target_of
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery
@@ -364,7 +364,7 @@ class SwapState:
         """Whether the session is at a boundary that will do for the candidate."""
         if self._replies:
             return False
-        return not (self._user_speaks and self._active is not None and Part.STT in candidate.plan.rebuild)
+        return not (self._user_speaks and self._active is not None and HEARING & candidate.plan.rebuild)
 
     def _at_boundary(self, *, announce: bool = False) -> Iterator[Action]:
         warm = self._warm

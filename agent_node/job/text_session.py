@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
+import structlog
 from google.protobuf import json_format, struct_pb2
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import AgentSession
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.io import TextOutput
+from livekit.agents.voice.speech_handle import SpeechHandle
 
 from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, ReplyField, VoxplaneAgent
-from agent_node.job.commands import Commands
+from agent_node.job.conversation import Conversation
+from agent_node.job.life import Ending
 from agent_node.job.link import NodeLink
 from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
 from agent_node.job.outbox import Outbox
 from agent_node.job.outcomes import Outcome, notice_of
-from agent_node.job.record import SessionRecord
-from agent_node.job.reporting import Reporting
-from agent_node.job.session import PipelineBuilder, SessionSwap
+from agent_node.job.pipeline import Pipeline
+from agent_node.job.session import PipelineBuilder
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
 from voxplane.clock import Clock
@@ -34,14 +36,17 @@ from voxplane.node.v1.relay_service_pb2 import (
     ChatTurn,
 )
 from voxplane.v1 import session_pb2
-from voxplane.v1.bundle_pb2 import VersionContent
 from voxplane.v1.session_service_pb2 import SessionCommand
 
 # a model that fails is a matter of the config, which may be changed: the session stays
 MODEL_ERRORS_MAX = 1_000_000
 ERRORS_PER_TURN_MAX = 10
 ERROR_CHARS_MAX = 500
+GOODBYE_SECONDS_MAX = 15.0
+"""For the reply in flight and the goodbye."""
 MODEL = "llm"
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class _Screen(TextOutput):
@@ -93,18 +98,27 @@ class TextSession:
         self._clock = clock
         self._outbox = outbox
         self._link = link
-        self._record = SessionRecord(
-            caller, session_pb2.SESSION_KIND_TEXT, tell=link.tell, clock=clock, node_id=node_id
+        self._conversation = Conversation(
+            caller,
+            session_pb2.SESSION_KIND_TEXT,
+            builder,
+            clock,
+            link=link,
+            end=self._end,
+            notice=self._on_outcome,
+            tracing=tracing,
+            node_id=node_id,
         )
-        self._reporting = Reporting(self._record, link, tracing)
-        self._commands = Commands(self, link.answer)
+        self._swap = self._conversation.swap
+        self._ending: Ending | None = None
         self._ended = asyncio.Event()
         self._figures = session_pb2.SessionFigures()
-        self._swap = SessionSwap(caller, builder, clock, report=link.report, notice=self._on_outcome)
         self._session: Session | None = None
         self._host: LiveHost | None = None
         self._turn: _Turn | None = None
         self._turns = 0
+        self._talking = asyncio.Lock()
+        self._speaking: set[asyncio.Task[None]] = set()
 
     @property
     def session(self) -> Session:
@@ -114,30 +128,14 @@ class TextSession:
 
     def deliver(self, delivery: BundleDelivery) -> None:
         """The bundle is there, or has changed."""
-        self._swap.deliver(delivery)
+        self._conversation.deliver(delivery)
 
     def command(self, command: SessionCommand) -> None:
         """Do what the control plane asks. Never raises."""
-        self._commands.receive(command)
-
-    def end(self, *, now: bool, reason: str) -> None:
-        """See Commanded. A chat has no reply in flight for long: it ends at
-        the end of the turn, or at once."""
-        self._record.end(session_pb2.SESSION_OUTCOME_OPERATOR_ENDED, reason)
-        if now or self._turn is None:
-            self._ended.set()
-
-    def pin(self, version: int | None, content: VersionContent | None) -> None:
-        """See Commanded."""
-        self._swap.pin(version, content)
-        self._record.pinned(version or 0)
-
-    def trace(self, traced: bool) -> None:
-        """See Commanded."""
-        self._reporting.trace(traced)
+        self._conversation.command(command)
 
     async def until_ended(self) -> None:
-        """Until a command has ended the session."""
+        """Until the session is to end, and its goodbye is said."""
         await self._ended.wait()
 
     async def start(self) -> None:
@@ -148,8 +146,9 @@ class TextSession:
         pipeline = await self._swap.first()
         session: Session = AgentSession(
             vad=None,
-            turn_handling={**turn_handling_of(pipeline.target.config.turn_config), "turn_detection": None},
+            turn_handling=turn_handling_of(pipeline.target.config.turn_config, None),
             user_away_timeout=None,
+            userdata=self._conversation.data,
             conn_options=SessionConnectOptions(max_unrecoverable_errors=MODEL_ERRORS_MAX),
         )
         session.output.transcription = _Screen(self._show_text, self._outbox)
@@ -164,36 +163,83 @@ class TextSession:
             revision=target.bundle.revision,
         )
         self._outbox.put(ChatResponse(opened=opened))
-        self._reporting.began(target)
-        self._host = follow(session, agent, self._swap)
+        self._conversation.began(session, target)
+        self._host = follow(session, agent, self._swap, on_transfer=self._on_transfer)
+        await self._introduce(pipeline)
 
     async def take(self, text: str) -> None:
         """One turn: what the user wrote, and the reply to its end."""
-        running = self._swap.running
-        assert running is not None
-        self._turns += 1
-        turn = self._turn = _Turn(self._turns, self._clock.monotonic(), running)
-        name = f"turn {turn.number}"
-        # until the turn is shown: its own notice must not come before it
-        self._swap.reply_began(name)
-        try:
-            if self._host is not None:
-                await self._host.settled()
-            await self.session.generate_reply(user_input=text, input_modality="text").wait_for_playout()
-            self._show_turn(turn)
-        finally:
-            self._turn = None
-            self._swap.reply_ended(name)
-            if self._record.ended:
-                self._ended.set()
+        self._conversation.heard()
+        await self._say(lambda: self.session.generate_reply(user_input=text, input_modality="text"))
 
     async def aclose(self) -> None:
         """End the session and close its models."""
-        self._record.end(session_pb2.SESSION_OUTCOME_CALLER_LEFT, "")
+        ending = self._ending or Ending(session_pb2.SESSION_OUTCOME_CALLER_LEFT)
+        self._conversation.record.end(ending.outcome, ending.reason)
+        for task in self._speaking:
+            task.cancel()
         if self._session is not None:
             await self._session.aclose()
-        await self._swap.aclose()
-        await self._reporting.aclose()
+        await self._conversation.aclose()
+
+    async def _introduce(self, pipeline: Pipeline, *, anyhow: bool = False) -> None:
+        """The first words of an agent, if it has some; `anyhow` it speaks first."""
+        words = pipeline.words
+        if words.greeting:
+            await self._say(lambda: self.session.say(words.greeting))
+        elif words.greeting_instructions:
+            await self._say(lambda: self.session.generate_reply(instructions=words.greeting_instructions))
+        elif anyhow:
+            await self._say(self.session.generate_reply)
+
+    def _on_transfer(self, pipeline: Pipeline) -> None:
+        self._soon(self._introduce(pipeline, anyhow=True))
+
+    def _soon(self, words: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(words)
+        self._speaking.add(task)
+        task.add_done_callback(self._speaking.discard)
+
+    async def _say(self, speak: Callable[[], SpeechHandle]) -> None:
+        """One turn of the agent, to its end."""
+        async with self._talking:
+            running = self._swap.running
+            assert running is not None
+            self._turns += 1
+            turn = self._turn = _Turn(self._turns, self._clock.monotonic(), running)
+            name = f"turn {turn.number}"
+            # until the turn is shown: its own notice must not come before it
+            self._swap.reply_began(name)
+            try:
+                if self._host is not None:
+                    await self._host.settled()
+                await speak().wait_for_playout()
+                self._show_turn(turn)
+            finally:
+                self._turn = None
+                self._swap.reply_ended(name)
+
+    def _end(self, ending: Ending) -> None:
+        if self._ending is None:
+            self._ending = ending
+            self._soon(self._say_goodbye())
+        if ending.now:
+            self._ended.set()
+
+    async def _say_goodbye(self) -> None:
+        """A chat has no reply in flight for long: it is waited for."""
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS_MAX):
+                agent = self._host.agent if self._host is not None else None
+                if agent is not None and (goodbye := agent.pipeline.words.goodbye):
+                    await self._say(lambda: self.session.say(goodbye))
+                else:
+                    async with self._talking:
+                        pass
+        except TimeoutError:
+            _log.warning("the goodbye took too long")
+        finally:
+            self._ended.set()
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turn = self._turn
@@ -244,7 +290,7 @@ class TextSession:
         self._outbox.put(ChatResponse(turn=shown))
         self._figures.turns += 1
         self._figures.errors += len(turn.errors)
-        self._record.turn(self._recorded(turn, target, shown), self._figures)
+        self._conversation.record.turn(self._recorded(turn, target, shown), self._figures)
 
     def _recorded(self, turn: _Turn, target: Target, shown: ChatTurn) -> session_pb2.SessionTurn:
         recorded = session_pb2.SessionTurn(
@@ -261,6 +307,5 @@ class TextSession:
         return recorded
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        self._reporting.outcome(outcome)
         if (notice := notice_of(outcome, self._clock.time())) is not None:
             self._outbox.put(ChatResponse(swap=notice))

@@ -21,9 +21,9 @@ class World:
         self.clock = VirtualClock()
         self.told: list[session_pb2.Session] = []
         self.turns: list[int] = []
-        self.record = SessionRecord(
-            caller(), TEXT, tell=self._tell, clock=self.clock, node_id="n1", legacy=legacy
-        )
+        self.record = SessionRecord(caller(), TEXT, tell=self._tell, clock=self.clock, node_id="n1")
+        if legacy is not None:
+            self.record.inherit(legacy.session)
 
     def _tell(self, session: session_pb2.Session, *turns: session_pb2.SessionTurn) -> None:
         self.told.append(session)

@@ -46,6 +46,8 @@ class Link:
     records: list[session_pb2.Session] = field(default_factory=list[session_pb2.Session])
     turns: list[session_pb2.SessionTurn] = field(default_factory=list[session_pb2.SessionTurn])
     answers: list[SessionCommandResult] = field(default_factory=list[SessionCommandResult])
+    memory: list[bytes] = field(default_factory=list[bytes])
+    followed: list[str] = field(default_factory=list[str])
     counts: Counter[str] = field(default_factory=Counter[str])
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,6 +65,16 @@ class Link:
     def answer(self, result: SessionCommandResult) -> None:
         """See NodeLink."""
         self.answers.append(result)
+        self.news.set()
+
+    def remember(self, turns: int, *items: bytes) -> None:
+        """See NodeLink."""
+        self.memory += items
+        self.news.set()
+
+    def follow(self, agent_id: str) -> None:
+        """See NodeLink."""
+        self.followed.append(agent_id)
         self.news.set()
 
     def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
@@ -361,6 +373,7 @@ async def test_memory_is_flat() -> None:
                 llm = {"provider": "offline", "temperature": revision % 20 / 10}
                 await run.change(revision, offline_config(text, llm_config=llm))
                 run.reports.clear()
+                run.link.records.clear()
                 run.chat.clear()
 
         tracemalloc.start()

@@ -19,6 +19,7 @@ from agent_node.job.plan import Plan
 from agent_node.job.session import PipelineBuilder, SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.job.targets import Target
+from agent_node.job.userdata import SessionData
 from agent_node.providers import new_context
 from agent_node.providers.offline import OfflineTTS
 from tests.unit.job.job_world import SPOKEN_FIELDS, caller, delivery, offline_config
@@ -105,6 +106,19 @@ class ScriptedBuilder:
         await self._closer.aclose()
 
 
+class Control:
+    """A session that does nothing of what it is told."""
+
+    def end(self, *, now: bool, reason: str) -> None:
+        """See SessionControl."""
+
+    def transfer(self, agent_id: str) -> None:
+        """See SessionControl."""
+
+    def score(self, name: str, value: float) -> None:
+        """See SessionControl."""
+
+
 class LookingUp(VoxplaneAgent):
     """An agent with a tool."""
 
@@ -121,7 +135,7 @@ class LookingUp(VoxplaneAgent):
 class Call:
     """A session that runs, what its replies brought, and what was reported."""
 
-    session: AgentSession[None]
+    session: AgentSession[SessionData]
     agent: LookingUp
     swap: SessionSwap
     host: LiveHost
@@ -159,8 +173,10 @@ async def call(config: AgentConfig, builder: PipelineBuilder | None = None) -> A
     swap = SessionSwap(caller(), builder or Builder(caller(), new_context()), VirtualClock(), report=report)
     swap.deliver(delivery(1, config))
     pipeline = await swap.first()
-    session = AgentSession[None](
-        vad=None, turn_handling={**turn_handling_of(TurnConfig()), "turn_detection": None}
+    session = AgentSession[SessionData](
+        vad=None,
+        turn_handling=turn_handling_of(TurnConfig(), None),
+        userdata=SessionData(caller(), Control()),
     )
     ear = session.output.audio = Ear()
     agent = LookingUp(pipeline, replies.append)

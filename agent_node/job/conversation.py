@@ -1,0 +1,201 @@
+"""What a session is to its node, by voice or by text: it follows its agent's
+bundle, is recorded, traced, commanded and limited, and can be taken over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from livekit.agents import AgentStateChangedEvent, UserInputTranscribedEvent, UserStateChangedEvent
+from livekit.agents.llm import ChatContext, ChatItem
+
+from agent_node.job.commands import Commands
+from agent_node.job.life import Ending, Life
+from agent_node.job.link import NodeLink
+from agent_node.job.live import Session
+from agent_node.job.memory import Memory, recalled
+from agent_node.job.outcomes import Outcome
+from agent_node.job.record import SessionRecord
+from agent_node.job.reporting import Reporting
+from agent_node.job.session import PipelineBuilder, SessionSwap
+from agent_node.job.swap import Applied
+from agent_node.job.targets import Target
+from agent_node.job.tracing import Tracing
+from agent_node.job.userdata import SessionData
+from voxplane.clock import Clock
+from voxplane.node.v1.relay_service_pb2 import BundleDelivery, CallerContext, SessionLegacy
+from voxplane.v1 import session_pb2
+from voxplane.v1.bundle_pb2 import VersionContent
+from voxplane.v1.session_service_pb2 import SessionCommand
+
+LOOK_SECONDS_MAX = 3600.0
+_WORKING = ("thinking", "speaking")
+
+
+class Conversation:
+    """One session. `end` is called, perhaps more than once, when it has to end;
+    `notice` with what became of a bundle. `tracing` is None where nothing can
+    be traced. `aclose` it after LiveKit's session."""
+
+    def __init__(
+        self,
+        caller: CallerContext,
+        kind: session_pb2.SessionKind,
+        builder: PipelineBuilder,
+        clock: Clock,
+        *,
+        link: NodeLink,
+        end: Callable[[Ending], None],
+        notice: Callable[[Outcome], None] = lambda outcome: None,
+        tracing: Tracing | None = None,
+        node_id: str = "",
+        room: str = "",
+    ) -> None:
+        self.caller = caller
+        self.record = SessionRecord(caller, kind, tell=link.tell, clock=clock, node_id=node_id, room=room)
+        self.reporting = Reporting(self.record, link, tracing)
+        self.swap = SessionSwap(caller, builder, clock, report=link.report, notice=self._on_outcome)
+        self.data = SessionData(caller, _Control(self))
+        self.turns_before = 0
+        self._clock = clock
+        self._link = link
+        self._end = end
+        self._notice = notice
+        self._commands = Commands(self, link.answer)
+        self._life = Life(clock.monotonic())
+        self._life_changed = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self._memory = Memory()
+
+    def deliver(self, delivery: BundleDelivery) -> None:
+        """The bundle is there, or has changed."""
+        self.swap.deliver(delivery)
+
+    def command(self, command: SessionCommand) -> None:
+        """Do what the control plane asks. Never raises."""
+        self._commands.receive(command)
+
+    def take_over(self, legacy: SessionLegacy) -> list[ChatItem]:
+        """Go on where a process that died left the session; what was said so
+        far. Call it before `began`."""
+        self.record.inherit(legacy.session)
+        if legacy.session.HasField("start_time"):
+            ago = self._clock.time() - legacy.session.start_time.ToNanoseconds() / 1e9
+            self._life = Life(self._clock.monotonic() - max(0.0, ago))
+        self.turns_before = max(legacy.memory.turns, legacy.session.figures.turns)
+        items = recalled(legacy.memory.items)
+        self._memory = Memory(items)
+        if legacy.session.pinned_version:
+            self.swap.pin(legacy.session.pinned_version)
+        return items
+
+    def began(self, session: Session, target: Target) -> None:
+        """LiveKit's session has started with the target."""
+        self.reporting.began(target)
+        self._life.limit(target.config.limits_config)
+        self._watching = asyncio.create_task(self._watch_life(), name="limits of the session")
+
+        def on_user(event: UserStateChangedEvent) -> None:
+            self._life.user(self._clock.monotonic(), speaks=event.new_state == "speaking")
+            self._life_changed.set()
+
+        def on_words(_: UserInputTranscribedEvent) -> None:
+            self.heard()
+
+        def on_agent(event: AgentStateChangedEvent) -> None:
+            self._life.agent(self._clock.monotonic(), works=event.new_state in _WORKING)
+            self._life_changed.set()
+
+        def on_item(_: object) -> None:
+            self.remember(session.history)
+
+        session.on("user_state_changed", on_user)  # pyright: ignore[reportUnknownMemberType]
+        session.on("user_input_transcribed", on_words)  # pyright: ignore[reportUnknownMemberType]
+        session.on("agent_state_changed", on_agent)  # pyright: ignore[reportUnknownMemberType]
+        session.on("conversation_item_added", on_item)  # pyright: ignore[reportUnknownMemberType]
+        session.on("function_tools_executed", on_item)  # pyright: ignore[reportUnknownMemberType]
+
+    def heard(self) -> None:
+        """The caller has said or written something."""
+        self._life.user(self._clock.monotonic(), speaks=False)
+        self._life_changed.set()
+
+    def remember(self, history: ChatContext) -> None:
+        """Leave with the node what is new of the conversation."""
+        if news := self._memory.news(history):
+            self._link.remember(self.turns_before + self.record.turns, *news)
+
+    def end(self, *, now: bool, reason: str) -> None:
+        """See Commanded."""
+        self._end(Ending(session_pb2.SESSION_OUTCOME_OPERATOR_ENDED, reason, now))
+
+    def end_by_agent(self, *, now: bool, reason: str) -> None:
+        """The model ends the session."""
+        self._end(Ending(session_pb2.SESSION_OUTCOME_AGENT_ENDED, reason, now))
+
+    def pin(self, version: int | None, content: VersionContent | None) -> None:
+        """See Commanded."""
+        self.swap.pin(version, content)
+        self.record.pinned(version or 0)
+
+    def trace(self, traced: bool) -> None:
+        """See Commanded."""
+        self.reporting.trace(traced)
+
+    def follow_agent(self, agent_id: str) -> None:
+        """Get the bundle of another agent, which takes the session over at the
+        next turn."""
+        self._link.follow(agent_id)
+
+    async def aclose(self) -> None:
+        """The session is over: close what it held, and send what is left of
+        its traces."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.swap.aclose()
+        await self.reporting.aclose()
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Applied):
+            self._life.limit(outcome.target.config.limits_config)
+            self._life_changed.set()
+        self.reporting.outcome(outcome)
+        self._notice(outcome)
+
+    async def _watch_life(self) -> None:
+        while (ending := self._life.ending(self._clock.monotonic())) is None:
+            self._life_changed.clear()
+            left = min(self._life.left(self._clock.monotonic()), LOOK_SECONDS_MAX)
+            await self._life_or(left)
+        self._end(ending)
+
+    async def _life_or(self, seconds: float) -> None:
+        """Until the time is over, or the life has changed."""
+        waits = (
+            asyncio.create_task(self._clock.sleep(seconds)),
+            asyncio.create_task(self._life_changed.wait()),
+        )
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+class _Control:
+    """The conversation as its tools see it."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    def end(self, *, now: bool, reason: str) -> None:
+        """See SessionControl."""
+        self._conversation.end_by_agent(now=now, reason=reason)
+
+    def transfer(self, agent_id: str) -> None:
+        """See SessionControl."""
+        self._conversation.follow_agent(agent_id)
+
+    def score(self, name: str, value: float) -> None:
+        """See SessionControl."""
+        self._conversation.record.scored(name, value)
