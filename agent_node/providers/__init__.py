@@ -9,17 +9,28 @@ as LiveKit models.
 """
 
 from agent_node.providers.context import BuildContext, new_context
-from agent_node.providers.registry import build_llm, build_stt, build_tts, known_providers
+from agent_node.providers.registry import (
+    build_llm,
+    build_realtime,
+    build_stt,
+    build_tts,
+    build_vad,
+    known_providers,
+)
 from agent_node.providers.secrets import SecretResolver
+from agent_node.providers.silero import warm_vad
 from agent_node.providers.speech import set_speech_instructions
 
 __all__ = [
     "BuildContext",
     "SecretResolver",
     "build_llm",
+    "build_realtime",
     "build_stt",
     "build_tts",
+    "build_vad",
     "known_providers",
     "new_context",
     "set_speech_instructions",
+    "warm_vad",
 ]

@@ -10,8 +10,10 @@ from livekit.agents import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOpt
 from livekit.agents.llm import ChatContext, Tool, ToolChoice
 from livekit.plugins import openai as plugin
 
+from agent_node.providers.arguments import Arguments
 from agent_node.providers.context import BuildContext, ClientPool
-from voxplane.v1.agent_config_pb2 import LlmConfig, TtsConfig
+from agent_node.providers.models import REALTIME
+from voxplane.v1.agent_config_pb2 import LlmConfig, RealtimeConfig, TtsConfig
 
 BASE_URL = "https://api.openai.com/v1"
 API_KEY = "env:OPENAI_API_KEY"
@@ -88,6 +90,20 @@ class OpenAITTS(plugin.TTS):
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.release(self._client)
+
+
+def build_realtime(config: RealtimeConfig, context: BuildContext, path: str) -> REALTIME:
+    """OpenAI's realtime model, on the job's HTTP session."""
+    given = Arguments(plugin.realtime.RealtimeModel, "openai.realtime.RealtimeModel", path)
+    given.own(
+        api_key=context.secrets.resolve(config.api_key or API_KEY, f"{path}.api_key"),
+        http_session=context.http_session(),
+    )
+    given.field("model", config.model or None, "model")
+    given.field("voice", config.voice or None, "voice")
+    given.field("base_url", config.base_url or BASE_URL, "base_url")
+    given.options(config.options, context.secrets)
+    return plugin.realtime.RealtimeModel(**given.finish())
 
 
 def build_llm(config: LlmConfig, context: BuildContext) -> OpenAILLM:

@@ -8,12 +8,12 @@ from functools import cache
 from importlib import metadata
 from typing import TypeVar
 
-from agent_node.providers import deepgram, offline, openai
+from agent_node.providers import deepgram, offline, openai, silero
 from agent_node.providers.context import BuildContext
-from agent_node.providers.models import LLM, STT, TTS
+from agent_node.providers.models import LLM, REALTIME, STT, TTS, VAD
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import error_reason_pb2 as reason_pb2
-from voxplane.v1.agent_config_pb2 import LlmConfig, SttConfig, TtsConfig
+from voxplane.v1.agent_config_pb2 import LlmConfig, RealtimeConfig, SttConfig, TtsConfig, VadConfig
 
 _LLM: Mapping[str, Callable[[LlmConfig, BuildContext], LLM]] = {
     "offline": offline.build_llm,
@@ -27,7 +27,17 @@ _TTS: Mapping[str, Callable[[TtsConfig, BuildContext], TTS]] = {
     "offline": offline.build_tts,
     "openai": openai.build_tts,
 }
-_BLOCKS: Mapping[str, Mapping[str, object]] = {"llm_config": _LLM, "stt_config": _STT, "tts_config": _TTS}
+_VAD: Mapping[str, Callable[[VadConfig, BuildContext, str], VAD]] = {"silero": silero.build_vad}
+_REALTIME: Mapping[str, Callable[[RealtimeConfig, BuildContext, str], REALTIME]] = {
+    "openai": openai.build_realtime
+}
+_BLOCKS: Mapping[str, Mapping[str, object]] = {
+    "llm_config": _LLM,
+    "stt_config": _STT,
+    "tts_config": _TTS,
+    "vad_config": _VAD,
+    "realtime_config": _REALTIME,
+}
 
 
 _Config = TypeVar("_Config", LlmConfig, SttConfig, TtsConfig)
@@ -57,6 +67,25 @@ def build_tts(config: TtsConfig, context: BuildContext) -> TTS:
     Needs a running loop.
     """
     return _build("tts_config", _TTS, config, context)
+
+
+def build_vad(config: VadConfig, context: BuildContext) -> VAD:
+    """What finds speech, as `vad_config` describes it; as build_llm."""
+    builder = _VAD.get(config.provider or "silero")
+    if builder is None:
+        raise _unknown("vad_config", config.provider)
+    return builder(config, context, "vad_config")
+
+
+def build_realtime(config: RealtimeConfig, context: BuildContext) -> REALTIME:
+    """The realtime model that `realtime_config` describes; as build_llm.
+
+    Needs a running loop.
+    """
+    builder = _REALTIME.get(config.provider)
+    if builder is None:
+        raise _unknown("realtime_config", config.provider)
+    return builder(config, context, "realtime_config")
 
 
 def known_providers(block: str) -> tuple[str, ...]:
