@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -22,7 +22,8 @@ TENANT_LABELS_MAX = 100
 
 
 class NodeMetrics(Collector):
-    """All metrics of one node. They are collected on the node's loop."""
+    """All metrics of one node, and those of `more` collectors, such as the
+    voice worker's. They are collected on the node's loop."""
 
     def __init__(
         self,
@@ -33,7 +34,9 @@ class NodeMetrics(Collector):
         writer: CacheWriter,
         admission: Admission,
         clock: Clock,
+        more: Iterable[Collector] = (),
     ) -> None:
+        self._more = tuple(more)
         self._upstream = upstream
         self._board = board
         self._stager = stager
@@ -45,6 +48,8 @@ class NodeMetrics(Collector):
         """Part of prometheus_client's interface."""
         yield from self._state()
         yield from self._counts()
+        for collector in self._more:
+            yield from collector.collect()
 
     def _state(self) -> Iterator[Metric]:
         protocol, now = self._upstream.protocol, self._clock.monotonic()
