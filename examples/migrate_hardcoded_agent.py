@@ -1,215 +1,186 @@
 """Turns a hard-coded LiveKit agent into a Voxplane config.
 
+The module is imported, the class is made, and its instructions, models, tools,
+first words and the class of its replies are read; nothing of it is changed, and
+no vendor is called. What would be written is shown first, as the difference to
+what the agent has now, with what a config cannot hold.
+
     python examples/migrate_hardcoded_agent.py examples/hardcoded/pte_interview.py:PteInterviewer
     python examples/migrate_hardcoded_agent.py MODULE.py:CLASS --agent pte --write
+    python examples/migrate_hardcoded_agent.py MODULE.py:CLASS --yaml > pte.yaml
 
-The class is imported and made, and its instructions, models and the TypedDict
-of its replies are read; nothing of it is changed, and no vendor is called. What
-would be written is shown first, as the difference to what the agent has now.
+Exit codes: 0 done; 1 the control plane refused it; 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import inspect
-import os
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-import annotated_types
 import grpc
-import typing_extensions
-from pydantic.fields import FieldInfo
+import yaml
+from google.protobuf import json_format
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from migration.reading import Reading, Wishes, load, read
 
 from voxplane.configdiff import field_changes
 from voxplane.v1 import agent_service_pb2 as agents_pb2
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 from voxplane.v1.agent_config_pb2 import AgentConfig
-from voxplane.v1.schema_pb2 import SchemaField
 
-PLUGIN = re.compile(r"livekit\.plugins\.(\w+)")
-TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
-KEYS = {"openai": "OPENAI_API_KEY", "deepgram": "DEEPGRAM_API_KEY"}
+CALL_SECONDS_MAX = 15.0
 
 
 def main() -> int:
     """Show the difference, and write it if that is wanted."""
     options = _options()
-    path, _, name = options.source.partition(":")
-    module = load(Path(path))
-    config = config_of(module, name, reply=options.reply, spoken=options.spoken)
-    with grpc.insecure_channel(options.server) as channel:
-        stub = agents_grpc.AgentServiceStub(channel)
-        current = present(stub, options.tenant, options.agent)
-        changes = field_changes(current or AgentConfig(), config)
-        for change in changes:
-            print(f"{change.path}\n  - {change.old!r}\n  + {change.new!r}")
-        if not changes:
-            print("nothing to change")
-        elif not options.write:
-            print(f"\nchanges: {len(changes)}; --write makes them")
-        elif current is None:
-            request = agents_pb2.CreateAgentRequest(
-                tenant_id=options.tenant, agent_id=options.agent, config=config, note=f"from {name}"
-            )
-            print(f"created, revision {stub.CreateAgent(request).revision.number}")
-        else:
-            request = agents_pb2.UpdateAgentConfigRequest(
-                tenant_id=options.tenant, agent_id=options.agent, config=config, note=f"from {name}"
-            )
-            request.update_mask.paths.extend(field.name for field, _ in config.ListFields())
-            print(f"updated, revision {stub.UpdateAgentConfig(request).revision.number}")
+    path, _, name = options.source.rpartition(":")
+    wishes = Wishes(None if options.no_reply else options.reply, options.spoken, options.tools_url)
+    reading = read(load(Path(path)), name, wishes)
+    if options.yaml:
+        config = json_format.MessageToDict(reading.config, preserving_proto_field_name=True)
+        print(yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True), end="")
+        _show_notes(reading, sys.stderr)
+        return 0
+    with grpc.insecure_channel(options.server) as channel, _refusals():
+        return _migrate(agents_grpc.AgentServiceStub(channel), options, reading, name)
+
+
+def _migrate(stub: agents_grpc.AgentServiceStub, options: Any, reading: Reading, name: str) -> int:
+    current, etag = present(stub, options.tenant, options.agent)
+    changes = field_changes(current or AgentConfig(), reading.config)
+    for change in changes:
+        print(f"{change.path}\n  - {change.old!r}\n  + {change.new!r}")
+    _show_notes(reading, sys.stdout)
+    if not changes:
+        print("nothing to change")
+        return 0
+    write = _create if current is None else _update
+    # a dry run: what would be refused is said before anybody decides
+    write(stub, options, reading, f"from {name}", etag, validate_only=True)
+    if not options.write:
+        print(f"\nchanges: {len(changes)}; --write makes them")
+    elif options.yes or _agreed(f"\nmake these {len(changes)} changes? [y/N] "):
+        done = write(stub, options, reading, f"from {name}", etag, validate_only=False)
+        verb = "created" if current is None else "updated"
+        print(f"{verb}, version {done.version.number}, revision {done.revision.number}")
+    else:
+        print("nothing was written")
     return 0
 
 
-def load(path: Path) -> ModuleType:
-    """The module of a file, imported."""
-    for variable in KEYS.values():
-        # Plugins want a key when they are made; it is not used.
-        os.environ.setdefault(variable, "not-used")
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    if found is None or found.loader is None:
-        raise SystemExit(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[path.stem] = module
-    found.loader.exec_module(module)
-    return module
+def _create(stub: Any, options: Any, reading: Reading, note: str, etag: str, *, validate_only: bool) -> Any:
+    request = agents_pb2.CreateAgentRequest(
+        tenant_id=options.tenant,
+        agent_id=options.agent,
+        config=reading.config,
+        display_name=reading.display_name,
+        note=note,
+        validate_only=validate_only,
+    )
+    return stub.CreateAgent(request, timeout=CALL_SECONDS_MAX)
 
 
-def config_of(module: ModuleType, name: str, *, reply: str = "", spoken: str = "") -> AgentConfig:
-    """The config of an agent's class. `reply` names the TypedDict of its
-    replies where the module has several, `spoken` the field that is spoken."""
-    agent = getattr(module, name)()
-    config = AgentConfig()
-    config.prompt_config.instructions = agent.instructions
-    for model, block in (
-        (agent.stt, config.stt_config),
-        (agent.llm, config.llm_config),
-        (agent.tts, config.tts_config),
-    ):
-        if model:
-            read_model(model, block)
-    fields = list(fields_of(reply_of(module, reply)))
-    steering = [field for field in fields if field.field_name.endswith("instructions")]
-    texts = [field for field in fields if field.field_type == "string" and field not in steering]
-    for field in texts:
-        field.metadata.use_in_tts = field.field_name == spoken if spoken else field is texts[0]
-    if steering and config.HasField("tts_config"):
-        config.tts_config.instruction_field = steering[0].field_name
-    config.schema_config.fields.extend(fields)
-    return config
+def _update(stub: Any, options: Any, reading: Reading, note: str, etag: str, *, validate_only: bool) -> Any:
+    """Replace the blocks that the class has; others, such as tracing, stay."""
+    request = agents_pb2.UpdateAgentConfigRequest(
+        tenant_id=options.tenant,
+        agent_id=options.agent,
+        config=reading.config,
+        note=note,
+        etag=etag,
+        validate_only=validate_only,
+    )
+    request.update_mask.paths.extend(each.name for each, _ in reading.config.ListFields())
+    return stub.UpdateAgentConfig(request, timeout=CALL_SECONDS_MAX)
 
 
-def read_model(model: Any, block: Any) -> None:
-    """What a plugin's model was made with, by the names of the config's block."""
-    plugin = PLUGIN.match(type(model).__module__)
-    block.provider = plugin[1] if plugin else "openai"
-    if variable := KEYS.get(block.provider):
-        block.api_key = f"env:{variable}"
-    made_with = getattr(model, "_opts", None)
-    for name in ("model", "language", "voice", "temperature", "speed"):
-        value = getattr(made_with, name, None)
-        known = name in block.DESCRIPTOR.fields_by_name
-        if known and isinstance(value, str | int | float) and str(value) and str(value) != "NOT_GIVEN":
-            setattr(block, name, str(value) if isinstance(value, str) else value)
-
-
-def reply_of(module: ModuleType, name: str) -> type | None:
-    """The TypedDict of the replies; None if there is none."""
-    found = [
-        value
-        for value in vars(module).values()
-        if typing_extensions.is_typeddict(value) and value.__module__ == module.__name__
-    ]
-    if name:
-        found = [value for value in found if value.__name__ == name]
-    if len(found) > 1:
-        raise SystemExit(f"which is the reply's? --reply {' or '.join(each.__name__ for each in found)}")
-    return found[0] if found else None
-
-
-def fields_of(reply: type | None) -> Iterator[SchemaField]:
-    """The fields of a TypedDict, with what its annotations and docstring say."""
-    if reply is None:
-        return
-    described = dict(re.findall(r"^\s*(\w+): (.+)$", inspect.getdoc(reply) or "", re.MULTILINE))
-    for name, hint in typing_extensions.get_type_hints(reply, include_extras=True).items():
-        field = SchemaField(field_name=name, description=described.get(name, ""), required=True)
-        _read_type(field, hint)
-        yield field
-
-
-def _read_type(field: SchemaField, hint: Any) -> None:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (typing_extensions.NotRequired, typing_extensions.Required):
-        field.required = origin is typing_extensions.Required
-        _read_type(field, arguments[0])
-    elif origin is Annotated:
-        _read_type(field, arguments[0])
-        for extra in arguments[1:]:
-            _read_annotation(field, extra)
-    elif origin is Literal:
-        field.field_type = "enum"
-        field.constraints.enum_values.extend(map(str, arguments))
-    elif origin is list:
-        field.field_type, field.item_type = "array", TYPES[arguments[0]]
-    elif type(None) in arguments:
-        field.required = False
-        _read_type(field, next(each for each in arguments if each is not type(None)))
-    elif hint in TYPES:
-        field.field_type = TYPES[hint]
-    else:
-        raise SystemExit(f"{field.field_name}: {hint} has no type of a schema's field")
-
-
-def _read_annotation(field: SchemaField, extra: Any) -> None:
-    match extra:
-        case FieldInfo():
-            field.description = extra.description or field.description
-            for each in extra.metadata:
-                _read_annotation(field, each)
-        case str():
-            field.description = extra
-        case annotated_types.Ge(ge=limit):
-            field.constraints.minimum = float(str(limit))
-        case annotated_types.Le(le=limit):
-            field.constraints.maximum = float(str(limit))
-        case annotated_types.MinLen(min_length=length):
-            field.constraints.min_length = length
-        case annotated_types.MaxLen(max_length=length):
-            field.constraints.max_length = length
-        case _:
-            pass
-
-
-def present(stub: agents_grpc.AgentServiceStub, tenant: str, agent: str) -> AgentConfig | None:
-    """What the agent's live version has now; None if there is no such agent."""
-    request = agents_pb2.GetAgentVersionRequest(tenant_id=tenant, agent_id=agent, alias="live")
+def present(stub: agents_grpc.AgentServiceStub, tenant: str, agent: str) -> tuple[AgentConfig | None, str]:
+    """What the agent's live version has now, and the agent's etag; None if there is no such agent."""
     try:
-        return stub.GetAgentVersion(request).version.config
+        found = stub.GetAgent(
+            agents_pb2.GetAgentRequest(tenant_id=tenant, agent_id=agent), timeout=CALL_SECONDS_MAX
+        )
+        live = stub.GetAgentVersion(
+            agents_pb2.GetAgentVersionRequest(tenant_id=tenant, agent_id=agent, alias="live"),
+            timeout=CALL_SECONDS_MAX,
+        )
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            return None
-        raise SystemExit(f"the control plane says: {error.details()}") from None
+            return None, ""
+        raise
+    return live.version.config, found.agent.etag
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what the control plane refuses by its paths, and exit with 1."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        lines = [f"the control plane says: {error.details()}"]
+        status = rpc_status.from_call(error)
+        for detail in status.details if status else ():
+            request = error_details_pb2.BadRequest()
+            if detail.Unpack(request):
+                lines += [f"  {each.field}: {each.description}" for each in request.field_violations]
+        print("\n".join(lines), file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, "|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _show_notes(reading: Reading, out: Any) -> None:
+    if reading.notes:
+        print("\nnot carried over as it was:", file=out)
+        for note in reading.notes:
+            print(f"  * {note}", file=out)
+
+
+def _agreed(question: str, ask: Callable[[str], str] = input) -> bool:
+    if not sys.stdin.isatty():
+        print("--write asks first; where nobody can answer give --yes", file=sys.stderr)
+        raise SystemExit(2)
+    return ask(question).strip().lower() in ("y", "yes")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="the agent's file and class, as FILE.py:CLASS")
+    parser.add_argument(
+        "source", help="the agent's file and class, or a function that makes it: FILE.py:NAME"
+    )
     parser.add_argument("--tenant", default="demo", help="tenant of the agent (default: demo)")
     parser.add_argument("--agent", default="pte-interview", help="id of the agent (default: pte-interview)")
     parser.add_argument("--server", default="127.0.0.1:50051", help="address of the control plane")
-    parser.add_argument("--reply", default="", help="the TypedDict of the replies, if there are several")
+    parser.add_argument("--reply", default="", help="the class of the replies, if there are several")
+    parser.add_argument("--no-reply", action="store_true", help="replies are plain text")
     parser.add_argument("--spoken", default="", help="the field that is spoken; else the first text")
-    parser.add_argument("--write", action="store_true", help="write what is shown")
-    return parser.parse_args()
+    parser.add_argument("--tools-url", default="", help="where the tools are served, each at /NAME by POST")
+    parser.add_argument("--write", action="store_true", help="write what is shown, after asking")
+    parser.add_argument("--yes", action="store_true", help="write without asking")
+    parser.add_argument(
+        "--yaml", action="store_true", help="print the config as YAML; no control plane needed"
+    )
+    options = parser.parse_args()
+    if ":" not in options.source:
+        parser.error("source: FILE.py:CLASS was expected")
+    return options
 
 
 if __name__ == "__main__":
