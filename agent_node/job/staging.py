@@ -16,6 +16,7 @@ from voxplane.names import agent_name
 from voxplane.node.v1.relay_service_pb2 import CallerContext
 from voxplane.prompt import render_prompt
 from voxplane.schema import compile_schema
+from voxplane.session_texts import text_prompt
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.validation import check_config
@@ -109,18 +110,36 @@ def _checked_words(config: AgentConfig, caller: CallerContext, words: Words | No
 
 
 def _words(config: AgentConfig, caller: CallerContext) -> Words:
-    prompt = render_prompt(config.prompt_config, caller.variables, _builtins(caller))
-    structured = True
-    if config.llm_config.HasField("supports_structured_output"):
-        structured = config.llm_config.supports_structured_output
-    if not config.schema_config.fields:
-        return Words(prompt.text, None, structured)
-    schema = compile_schema(config.schema_config, first=config.tts_config.instruction_field)
-    instructions = prompt.text
-    if not structured:
-        shown = json.dumps(schema.json_schema, ensure_ascii=False)
-        instructions = f"{instructions}\n\n{_SCHEMA_PROMPT}{shown}".lstrip()
-    return Words(instructions, schema, structured)
+    def rendered(text: str) -> str:
+        return render_prompt(text_prompt(config, text), caller.variables, _builtins(caller)).text
+
+    session, schema = config.session_config, None
+    structured = _is_structured(config)
+    instructions = rendered(config.prompt_config.instructions)
+    if config.schema_config.fields:
+        schema = compile_schema(config.schema_config, first=config.tts_config.instruction_field)
+        if not structured:
+            shown = json.dumps(schema.json_schema, ensure_ascii=False)
+            instructions = f"{instructions}\n\n{_SCHEMA_PROMPT}{shown}".lstrip()
+    return Words(
+        instructions,
+        schema,
+        structured,
+        greeting=rendered(session.greeting),
+        greeting_instructions=rendered(session.greeting_instructions),
+        goodbye=rendered(session.goodbye),
+        announcements={
+            each.agent_id: rendered(each.announcement) for each in session.transfers if each.announcement
+        },
+    )
+
+
+def _is_structured(config: AgentConfig) -> bool:
+    """Whether all models that may make a reply take a schema by their own means."""
+    return all(
+        model.supports_structured_output if model.HasField("supports_structured_output") else True
+        for model in (config.llm_config, *config.llm_config.fallbacks)
+    )
 
 
 def _check_models(config: AgentConfig) -> None:
