@@ -54,7 +54,8 @@ class Callers:
         phone = self._phones[call]
         match what:
             case "speak":
-                return await phone.speak(Path(about["pcm"]).read_bytes())
+                pcm = await asyncio.to_thread(Path(about["pcm"]).read_bytes)
+                return await phone.speak(pcm)
             case "ask":
                 return await phone.ask(**about)
             case "write":

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.livekit.ear import Heard
+from tests.livekit.inside import LIVEKIT_URL
 from tests.livekit.program import Program
 from tests.livekit.speech import speech_of
 
 READY_SECONDS_MAX = 20.0
 WAIT_SECONDS = 20.0
+
+Hears = Callable[[str], Awaitable[None]]
+"""Is told, before it is said, what an utterance is to be heard as."""
 
 
 class CallError(Exception):
@@ -88,9 +92,9 @@ class Callers:
         if self._reading is not None:
             await self._reading
 
-    def call(self, name: str) -> Call:
-        """A call that is about to begin."""
-        self._calls[name] = call = Call(name, self)
+    def call(self, room: str, hears: Hears) -> Call:
+        """A call that is about to begin; `hears` is told what will be said."""
+        self._calls[room] = call = Call(room, self, hears)
         return call
 
     async def do(self, what: str, call: str, **about: Any) -> Any:
@@ -135,10 +139,11 @@ class Callers:
 class Call:
     """One caller in one room. `events` holds all that happened, in order."""
 
-    def __init__(self, room: str, callers: Callers) -> None:
+    def __init__(self, room: str, callers: Callers, hears: Hears) -> None:
         self.room = room
         self.events: list[Event] = []
         self.identity = ""
+        self._hears = hears
         self._callers = callers
         self._happened = asyncio.Event()
 
@@ -177,7 +182,9 @@ class Call:
                     await happened.wait()
         except TimeoutError:
             seen = "\n".join(f"  {event.kind} {dict(event.fields)}" for event in self.events[-20:])
-            raise CallError(f"{kind} {fields} did not happen {count} times in {seconds:g} s:\n{seen}") from None
+            raise CallError(
+                f"{kind} {fields} did not happen {count} times in {seconds:g} s:\n{seen}"
+            ) from None
 
     async def agent(self, *states: str, since: int = 0, seconds: float = WAIT_SECONDS) -> Event:
         """Wait until the agent's state is one of these, such as listening."""
@@ -190,9 +197,8 @@ class Call:
 
     async def speak(self, words: str) -> tuple[float, float]:
         """Say it; when that began and ended."""
-        began, ended = await self._callers.do(
-            "speak", self.room, pcm=str(self._callers.speech(words))
-        )
+        await self._hears(words)
+        began, ended = await self._callers.do("speak", self.room, pcm=str(self._callers.speech(words)))
         return began, ended
 
     async def reply(self, words: str, *, since: int, spoken_at: float) -> Reply:
@@ -229,9 +235,9 @@ class Call:
         """How the agent's RPCs are answered from now on."""
         await self._callers.do("answer_rpcs", self.room, delay=delay, error=error)
 
-    async def join(self, url: str, token: str, methods: list[str], topics: list[str]) -> None:
+    async def join(self, token: str, methods: list[str], topics: list[str]) -> None:
         """Enter the room. Raises CallError."""
-        about = {"url": url, "token": token, "methods": methods, "topics": topics}
+        about = {"url": LIVEKIT_URL, "token": token, "methods": methods, "topics": topics}
         self.identity = await self._callers.do("join", self.room, **about)
 
     async def hang_up(self) -> None:

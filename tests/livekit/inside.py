@@ -16,6 +16,8 @@ from pathlib import Path
 
 ADDRESS = "10.77.0.1"
 """Of the interface besides the loopback; clients of WebRTC do not look at the loopback."""
+LIVEKIT_PORT = 7880
+LIVEKIT_URL = f"ws://127.0.0.1:{LIVEKIT_PORT}"
 READY = "ready"
 READ_BYTES = 65_536
 
@@ -46,7 +48,7 @@ async def serve(doors: dict[Path, int]) -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
-def _door(port: int):  # noqa: ANN202
+def _door(port: int):
     async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)

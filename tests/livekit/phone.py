@@ -234,4 +234,3 @@ class Losses:
             seen = (int(invented), int(inbound.received.packets_lost))
             self._first = self._first or seen
             self._last = seen
-

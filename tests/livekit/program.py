@@ -80,6 +80,11 @@ class Program:
         self.signal(signal.SIGKILL)
         await self.process.wait()
 
+    async def kill_if_running(self) -> None:
+        """SIGKILL if it runs."""
+        if self.running:
+            await self.kill()
+
     async def stop(self, seconds: float = STOP_SECONDS_MAX) -> None:
         """SIGTERM, and SIGKILL if it still runs after so many seconds."""
         if not self.running:
