@@ -35,8 +35,8 @@ demo: $(VENV)/.run ## Play the tour and exit; non-zero if a step did not happen
 test: $(VENV)/.dev ## Run every test
 	@$(BIN)/python -m pytest
 
-e2e: $(VENV)/.dev ## Run the tests that start real processes
-	@$(BIN)/python -m pytest tests/e2e
+e2e: $(VENV)/.dev ## Run the tests that start real processes, and voice calls (needs livekit-server)
+	@$(BIN)/python -m pytest tests/e2e tests/voice
 
 vendors: $(VENV)/.dev ## Be OpenAI, Deepgram and Langfuse on this machine; ARGS="--port N"
 	@$(BIN)/python -m tests.vendors $(ARGS)

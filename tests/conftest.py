@@ -1,4 +1,4 @@
-"""What the tests of robustness have in common."""
+"""What all tests have in common."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option --long, for runs of this folder."""
+    """The option --long."""
     parser.addoption("--long", action="store_true", help="faults that last for a minute, larger herds")
 
 
 @pytest.fixture
 def long_mode(request: pytest.FixtureRequest) -> bool:
     """Whether a test may take minutes."""
-    # In a run of all tests the option is not known.
-    return bool(request.config.getoption("--long", default=False))
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
