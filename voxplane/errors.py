@@ -52,6 +52,7 @@ _CODES: Mapping[reason_pb2.ErrorReason, int] = {
     reason_pb2.ERROR_REASON_SESSION_NOT_FOUND: code_pb2.NOT_FOUND,
     reason_pb2.ERROR_REASON_SESSION_ENDED: code_pb2.FAILED_PRECONDITION,
     reason_pb2.ERROR_REASON_NODE_UNREACHABLE: code_pb2.UNAVAILABLE,
+    reason_pb2.ERROR_REASON_TOOLS_UNAVAILABLE: code_pb2.UNAVAILABLE,
 }
 
 
