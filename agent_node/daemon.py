@@ -221,11 +221,13 @@ def _open_cache(folder: Path) -> DiskCache:
 
 
 def secrets_environment(settings: NodeSettings) -> dict[str, str]:
-    """How jobs are told which secrets the node hands out."""
+    """How jobs are told which secrets the node hands out, and which private
+    hosts tools may call."""
     return {
         "VOXPLANE_SECRET_ENV_NAMES": ",".join(settings.secret_env_names),
         "VOXPLANE_SECRET_ENV_SUFFIXES": ",".join(settings.secret_env_suffixes),
         "VOXPLANE_SECRET_DIRS": ",".join(map(str, settings.secret_dirs)),
+        "VOXPLANE_TOOL_PRIVATE_HOSTS": ",".join(settings.tool_private_hosts),
     }
 
 
@@ -340,6 +342,9 @@ def command(
     secret_dirs: Annotated[
         str | None, typer.Option(help="Folders of files that configs may refer to, as /a,/b.")
     ] = None,
+    tool_private_hosts: Annotated[
+        str | None, typer.Option(help="Private hosts that tools may call, as HOST,HOST:PORT.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as data_dir.")] = None,
 ) -> None:
     """Run an agent node.
@@ -365,6 +370,7 @@ def command(
         "secret_env_names": secret_env_names,
         "secret_env_suffixes": secret_env_suffixes,
         "secret_dirs": secret_dirs,
+        "tool_private_hosts": tool_private_hosts,
     }
     try:
         settings = load_settings(flags, config)

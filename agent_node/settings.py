@@ -26,6 +26,7 @@ SECRET_ENV_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
 SECRET_DIRS = (Path("/run/secrets"),)
 
 EnvName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]{0,127}$")]
+HostAndPort = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]{1,253})(:[0-9]{1,5})?$")]
 
 
 class NodeSettings(BaseSettings):
@@ -49,6 +50,7 @@ class NodeSettings(BaseSettings):
     secret_env_names: Annotated[tuple[EnvName, ...], NoDecode] = ()
     secret_env_suffixes: Annotated[tuple[EnvName, ...], NoDecode] = SECRET_ENV_SUFFIXES
     secret_dirs: Annotated[tuple[Path, ...], NoDecode] = SECRET_DIRS
+    tool_private_hosts: Annotated[tuple[HostAndPort, ...], NoDecode] = ()
     text_job_module: str = "agent_node.job.text"
 
     @property
@@ -86,7 +88,9 @@ class NodeSettings(BaseSettings):
             raise ValueError("labels are given as key=value")
         return {key: text for key, _, text in pairs}
 
-    @field_validator("secret_env_names", "secret_env_suffixes", "secret_dirs", mode="before")
+    @field_validator(
+        "secret_env_names", "secret_env_suffixes", "secret_dirs", "tool_private_hosts", mode="before"
+    )
     @classmethod
     def _split_list(cls, value: object) -> object:
         """`a,b`, or a list."""
