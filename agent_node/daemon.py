@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import grpc
 import structlog
@@ -26,12 +26,14 @@ from agent_node.relay import (
     Check,
     NodeStatus,
     RelayService,
+    SessionDesk,
     SocketTaken,
     Stager,
     TextPool,
     bind,
     claim,
 )
+from agent_node.sessions import SessionUplink, Spool
 from agent_node.settings import NodeSettings, load_settings
 from agent_node.upstream import (
     CacheWriter,
@@ -43,17 +45,22 @@ from agent_node.upstream import (
     boot_id,
     connect,
 )
-from voxplane.clock import SystemClock
+from voxplane.clock import Clock, SystemClock
 from voxplane.names import ALL_TENANTS
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
+from voxplane.v1 import session_service_pb2_grpc as session_grpc
+
+if TYPE_CHECKING:  # the metrics are an extra of the node
+    from prometheus_client.registry import Collector
 
 RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
 NODE_ID_ENV = "VOXPLANE_NODE_ID"
 LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 LIVEKIT_ENV = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 RELAY_GRACE_SECONDS = 0.5
+RELAY_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 VOICE_CLOSE_SECONDS_MAX = 8.0
 STOP_SECONDS_MAX = 15.0
 """From the end of the drain to the end of the process, at the longest."""
@@ -81,9 +88,11 @@ class Stop:
 
 
 class Node:
-    """The parts of a node, wired."""
+    """The parts of a node, wired. `collectors` may be added to; their metrics
+    are served with the node's own."""
 
     def __init__(self, settings: NodeSettings, check: Check) -> None:
+        self.collectors: list[Collector] = []
         clock, jitter = SystemClock(), random.random
         self._settings = settings
         self._clock = clock
@@ -127,19 +136,15 @@ class Node:
             writer=self._writer,
             clock=clock,
         )
-        self._pool = TextPool(
-            (sys.executable, "-m", settings.text_job_module),
-            {
-                RELAY_SOCKET_ENV: str(settings.socket),
-                NODE_ID_ENV: settings.node_id,
-                LOG_FORMAT_ENV: settings.log_format,
-                **secrets_environment(settings),
-            },
-            idle=settings.idle_jobs if settings.max_text_sessions else 0,
-            sessions_max=settings.max_text_sessions,
-            clock=clock,
-            jitter=jitter,
+        self._pool = _text_pool(settings, clock, jitter)
+        self._uplink = SessionUplink(
+            settings.node_id,
+            session_grpc.SessionServiceStub(self._channel),
+            Spool(settings.session_folder, settings.session_spool_mb * 1_048_576),
+            clock,
+            jitter,
         )
+        self.desk = SessionDesk(settings.node_id, clock, self._uplink)
         self._admission = Admission(self._board, protocol.freshness, clock)
         status = NodeStatus(
             node_id=settings.node_id,
@@ -149,9 +154,11 @@ class Node:
             board=self._board,
             clock=clock,
         )
-        self._relay = grpc.aio.server()
+        self._relay = grpc.aio.server(options=[("grpc.max_receive_message_length", RELAY_MESSAGE_BYTES_MAX)])
         relay_grpc.add_RelayServiceServicer_to_server(
-            RelayService(self._board, self._pool, clock, admission=self._admission, status=status.now),
+            RelayService(
+                self._board, self._pool, clock, admission=self._admission, desk=self.desk, status=status.now
+            ),
             self._relay,
         )
         for cached in restored:
@@ -159,28 +166,38 @@ class Node:
         self._restored = len(restored)
 
     def drain(self) -> None:
-        """Take no new text sessions."""
+        """Take no new text sessions, and replace no process that dies."""
         self._pool.refuse()
+        self.desk.drain()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve for the block."""
         bind(self._relay, self._settings.socket)
         await self._relay.start()
-        work = (self._writer.run, self._keep_words, self._reporter.run, self._upstream.run, self._pool.run)
-        try:
-            async with self._metrics(), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(run()) for run in work]
-                _log.info("node ready", socket=str(self._settings.socket), cached_tenants=self._restored)
-                try:
-                    yield
-                finally:
-                    for task in tasks:
-                        task.cancel()
-        finally:
-            await self._relay.stop(RELAY_GRACE_SECONDS)
-            self._stager.close()
-            await self._channel.close()
+        work = (
+            self._writer.run,
+            self._keep_words,
+            self._reporter.run,
+            self._upstream.run,
+            self._pool.run,
+            self.desk.run,
+        )
+        async with AsyncExitStack() as held:
+            held.push_async_callback(self._channel.close)
+            held.callback(self._stager.close)
+            await held.enter_async_context(self._uplink.running(self.desk.command))
+            held.push_async_callback(self._relay.stop, RELAY_GRACE_SECONDS)
+            await held.enter_async_context(self._metrics())
+            group = await held.enter_async_context(asyncio.TaskGroup())
+            tasks = [group.create_task(run()) for run in work]
+            _log.info("node ready", socket=str(self._settings.socket), cached_tenants=self._restored)
+            try:
+                yield
+            finally:
+                self.desk.stop()
+                for task in tasks:
+                    task.cancel()
 
     async def _keep_words(self) -> None:
         await self._words.run(self._upstream.protocol.freshness)
@@ -201,7 +218,10 @@ class Node:
             stager=self._stager,
             writer=self._writer,
             admission=self._admission,
+            desk=self.desk,
+            uplink=self._uplink,
             clock=self._clock,
+            more=self.collectors,
         )
         async with AsyncExitStack() as held:
             try:
@@ -218,6 +238,22 @@ def _open_cache(folder: Path) -> DiskCache:
         return DiskCache(folder)
     except OSError as error:
         raise ConfigurationError(f"data_dir: the cache cannot be made: {error}") from error
+
+
+def _text_pool(settings: NodeSettings, clock: Clock, jitter: Callable[[], float]) -> TextPool:
+    return TextPool(
+        (sys.executable, "-m", settings.text_job_module),
+        {
+            RELAY_SOCKET_ENV: str(settings.socket),
+            NODE_ID_ENV: settings.node_id,
+            LOG_FORMAT_ENV: settings.log_format,
+            **secrets_environment(settings),
+        },
+        idle=settings.idle_jobs if settings.max_text_sessions else 0,
+        sessions_max=settings.max_text_sessions,
+        clock=clock,
+        jitter=jitter,
+    )
 
 
 def secrets_environment(settings: NodeSettings) -> dict[str, str]:
@@ -329,6 +365,10 @@ def command(
     drain_seconds: Annotated[float | None, typer.Option(help="Longest wait for calls to end.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    session_spool_mb: Annotated[
+        int | None,
+        typer.Option(help="Most disk for reports that the control plane does not have yet, in MiB."),
+    ] = None,
     metrics_listen: Annotated[str | None, typer.Option(help="HOST:PORT of Prometheus metrics.")] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let others reach the metrics, without authentication.")
@@ -365,6 +405,7 @@ def command(
         "drain_seconds": drain_seconds,
         "log_format": log_format,
         "log_level": log_level,
+        "session_spool_mb": session_spool_mb,
         "metrics_listen": metrics_listen,
         "insecure": insecure,
         "secret_env_names": secret_env_names,

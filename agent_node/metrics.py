@@ -7,11 +7,17 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from agent_node.relay import Admission, Board, Stager
+from agent_node.relay import Admission, Board, SessionDesk, Stager
+from agent_node.sessions import SessionUplink
 from agent_node.upstream import CacheWriter, Upstream
 from voxplane.clock import Clock
 
@@ -33,10 +39,13 @@ class NodeMetrics(Collector):
         stager: Stager,
         writer: CacheWriter,
         admission: Admission,
+        desk: SessionDesk,
+        uplink: SessionUplink,
         clock: Clock,
         more: Iterable[Collector] = (),
     ) -> None:
-        self._more = tuple(more)
+        self._sessions = SessionMetrics(desk, uplink)
+        self._more = more
         self._upstream = upstream
         self._board = board
         self._stager = stager
@@ -48,6 +57,7 @@ class NodeMetrics(Collector):
         """Part of prometheus_client's interface."""
         yield from self._state()
         yield from self._counts()
+        yield from self._sessions.collect()
         for collector in self._more:
             yield from collector.collect()
 
@@ -89,6 +99,86 @@ class NodeMetrics(Collector):
         yield _count("cache_failures", "Writes of the cache that did not work.", self._writer.failures)
         yield _counts(
             "stale_calls", "Calls that met a stale config, by action.", "action", self._admission.stale_calls
+        )
+
+
+class SessionMetrics(Collector):
+    """The metrics of the node's sessions."""
+
+    def __init__(self, desk: SessionDesk, uplink: SessionUplink) -> None:
+        self._desk = desk
+        self._uplink = uplink
+
+    def collect(self) -> Iterator[Metric]:
+        """Part of prometheus_client's interface."""
+        yield from self._lives()
+        yield from self._turns()
+        yield from self._reports()
+
+    def _lives(self) -> Iterator[Metric]:
+        desk, tally = self._desk, self._desk.tally
+        kinds = GaugeMetricFamily(
+            PREFIX + "live_sessions", "Sessions that run or wait for a process, by kind.", labels=["kind"]
+        )
+        for kind, count in sorted(desk.kinds.items()):
+            kinds.add_metric([kind], count)
+        yield kinds
+        yield _gauge("waiting_sessions", "Calls whose process died, and that wait for another.", desk.waiting)
+        yield _counts("ended_sessions", "Sessions that have ended, by outcome.", "outcome", tally.ended)
+        yield _count("orphaned_sessions", "Calls whose process died.", tally.orphans)
+        yield _count("replaced_processes", "Calls that another process has taken over.", tally.replacements)
+        memory = list(desk.job_memory())
+        about = "Proportional memory (PSS) of the processes of sessions"
+        yield _gauge("job_memory_bytes", f"{about}, together.", sum(memory))
+        yield _gauge("job_memory_bytes_max", f"{about}, of the largest.", max(memory, default=0))
+
+    def _turns(self) -> Iterator[Metric]:
+        tally = self._desk.tally
+        yield _count("turns", "Turns of agents.", tally.turns)
+        yield _count("interruptions", "Turns that the caller interrupted.", tally.interruptions)
+        yield _counts("tokens", "Tokens of models, by direction.", "direction", tally.tokens)
+        latencies = HistogramMetricFamily(
+            PREFIX + "latency_seconds", "How long the stages of turns took.", labels=["stage"]
+        )
+        for stage, histogram in tally.latencies.items():
+            latencies.add_metric([stage], histogram.cumulative(), histogram.sum)
+        yield latencies
+        swaps = CounterMetricFamily(
+            PREFIX + "swaps",
+            "Changes of configs in sessions, by effect and result.",
+            labels=["effect", "result"],
+        )
+        for key, count in sorted(tally.swaps.items()):
+            swaps.add_metric(key, count)
+        yield swaps
+        yield _counts("session_errors", "Errors in sessions, by source.", "source", tally.errors)
+
+    def _reports(self) -> Iterator[Metric]:
+        uplink, losses = self._uplink, self._uplink.state.losses
+        figures = uplink.figures
+        yield _gauge("reports_connected", "1 while the stream of reports is open.", float(uplink.connected))
+        yield _gauge(
+            "unacknowledged_sessions",
+            "Sessions of which the control plane does not have the newest yet.",
+            uplink.state.unacknowledged,
+        )
+        yield _gauge("spool_bytes", "What the spool of reports takes on disk.", uplink.spool_bytes)
+        yield _count("spool_failures", "Writes of the spool that did not work.", figures.save_failures)
+        yield _count("report_opens", "Streams of reports that were asked for.", figures.opens)
+        yield _count("report_back_offs", "Waits after a stream of reports that failed.", figures.back_offs)
+        yield _count("report_batches", "Batches of reports that were sent.", figures.batches)
+        lost = {
+            "turns": losses.turns,
+            "records": losses.records,
+            "refused": losses.refused,
+            "invalid": self._desk.tally.invalid_reports,
+        }
+        yield _counts(
+            "lost_reports",
+            "What the control plane is never told: turns and records for which the spool had no room, "
+            "reports that it has refused, and those of jobs that were not valid.",
+            "what",
+            lost,
         )
 
 

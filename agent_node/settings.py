@@ -43,6 +43,7 @@ class NodeSettings(BaseSettings):
     max_text_sessions: int = Field(default=100, ge=0, le=10_000)
     idle_jobs: int = Field(default=1, ge=0, le=100)
     drain_seconds: float = Field(default=60.0, ge=0, le=86_400)
+    session_spool_mb: int = Field(default=64, ge=1, le=65_536)
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
     metrics_listen: str = Field(default="", pattern=r"^(|.+:\d{1,5})$")
@@ -62,6 +63,11 @@ class NodeSettings(BaseSettings):
     def cache_folder(self) -> Path:
         """Where the last good bundles are."""
         return self.folder / "cache"
+
+    @property
+    def session_folder(self) -> Path:
+        """Where reports of sessions wait for the control plane."""
+        return self.folder / "sessions"
 
     @property
     def socket(self) -> Path:

@@ -98,8 +98,17 @@ class Attachment:
             await self._news.wait()
 
     def report(self, status: sync_pb2.BundleStatus) -> None:
-        """What became of a bundle in the session."""
-        self._tell(self._line, SessionReported(self._session, status))
+        """What became of a bundle in the session; of one of an agent that the
+        session has left nobody has to know."""
+        if status.name in ("", self._line.name):
+            self._tell(self._line, SessionReported(self._session, status))
+
+    def move(self, line: _Line) -> None:
+        """Follow another agent; its present offer is the next. See Board."""
+        self.close()
+        self._line, self._seen, self._began = line, None, False
+        line.watchers.add(self._news)
+        self._news.set()
 
     def close(self) -> None:
         """The session is over."""
@@ -209,6 +218,13 @@ class Board:
         """A session begins to follow an agent. Its first offer may have to be
         waited for; see `ready`. Close it when the session is over."""
         return Attachment(self._line(name), next(self._sessions), self._tell)
+
+    async def move(self, attachment: Attachment, name: AgentName) -> None:
+        """Have a session follow another agent, once that has something to
+        offer. Raises VoxplaneError as `ready` does; the session then goes on
+        with the agent that it has."""
+        await self.ready(name)
+        attachment.move(self._line(name))
 
     async def ready(self, name: AgentName) -> None:
         """Wait while an agent's first bundle is staged. Raises VoxplaneError:

@@ -14,7 +14,9 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status  # pyright: ignore[reportMissingTypeStubs]
 
 from agent_node.relay.admission import Admission
-from agent_node.relay.board import Attachment, Board
+from agent_node.relay.attached import AttachContext, AttachedJob
+from agent_node.relay.board import Board
+from agent_node.relay.sessions import SessionDesk
 from agent_node.relay.text_job import TextJob
 from agent_node.relay.text_pool import TextPool
 from voxplane.clock import Clock
@@ -26,7 +28,6 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 SESSION_ID_PREFIX = "text-"
 
-AttachContext = grpc.aio.ServicerContext[relay_pb2.AttachRequest, relay_pb2.AttachResponse]
 TextContext = grpc.aio.ServicerContext[relay_pb2.ServeTextRequest, relay_pb2.ServeTextResponse]
 StatusContext = grpc.aio.ServicerContext[relay_pb2.GetNodeStatusRequest, relay_pb2.GetNodeStatusResponse]
 ChatContext = grpc.aio.ServicerContext[relay_pb2.ChatRequest, relay_pb2.ChatResponse]
@@ -37,7 +38,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class RelayService(relay_grpc.RelayServiceServicer):
-    """Joins jobs, chats and the board. Every handler ends when its peer does.
+    """Joins jobs, chats, the board and the desk. Every handler ends when its peer does.
 
     `admission` decides on new calls; `status` gives the node's own."""
 
@@ -48,12 +49,14 @@ class RelayService(relay_grpc.RelayServiceServicer):
         clock: Clock,
         *,
         admission: Admission,
+        desk: SessionDesk,
         status: Callable[[], relay_pb2.GetNodeStatusResponse],
     ) -> None:
         self._board = board
         self._pool = pool
         self._clock = clock
         self._admission = admission
+        self._desk = desk
         self._status = status
 
     async def GetNodeStatus(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -65,25 +68,28 @@ class RelayService(relay_grpc.RelayServiceServicer):
     async def Attach(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[relay_pb2.AttachRequest], context: AttachContext
     ) -> None:
-        """Give a job its agent's bundles, and take its reports."""
+        """Give a job its agent's bundles and what is wanted of its session, and
+        take its reports."""
         try:
-            hello = await _first(request_iterator, "hello")
-            caller = hello.hello.caller
+            hello = (await _first(request_iterator, "hello")).hello
+            caller = hello.caller
             name = agent_name(caller.tenant_id, caller.agent_id)
             await self._board.ready(name)
-            if hello.hello.pid not in self._pool.pids:  # a text job's call was let in by Chat
+            # a text job's call was let in by Chat, and one that is taken over long ago
+            if hello.pid not in self._pool.pids and not self._desk.awaits(hello):
                 self._admission.check(caller)
+            seat = self._desk.attach(hello)
         except VoxplaneError as error:
             await _abort(context, error)
-        attachment = self._board.attach(name)
-        _log_session("session attached", caller, hello.hello.pid)
-        reading = asyncio.create_task(_take_reports(request_iterator, attachment))
-        feeding = asyncio.create_task(_feed(attachment, context))
+        job = AttachedJob(self._board, self._board.attach(name), seat, caller)
+        _log_session("session attached", caller, hello.pid)
+        orderly = False
         try:
-            await _first_of(reading, feeding)
+            orderly = await job.serve(request_iterator, context)
         finally:
-            attachment.close()
-            _log_session("session detached", caller, hello.hello.pid)
+            job.close()
+            seat.leave(orderly=orderly)
+            _log_session("session detached", caller, hello.pid)
 
     async def ServeText(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[relay_pb2.ServeTextRequest], context: TextContext
@@ -159,21 +165,6 @@ def _check(request: Message) -> None:
         raise VoxplaneError(reason_pb2.ERROR_REASON_INVALID_REQUEST, str(error)) from error
 
 
-async def _feed(attachment: Attachment, context: AttachContext) -> None:
-    while True:
-        offer = await attachment.next()
-        if offer is None:
-            await context.write(relay_pb2.AttachResponse(removed=relay_pb2.BundleRemoved()))
-        else:
-            await context.write(relay_pb2.AttachResponse(bundle=offer.delivery()))
-
-
-async def _take_reports(requests: AsyncIterator[relay_pb2.AttachRequest], attachment: Attachment) -> None:
-    async for request in requests:
-        if request.WhichOneof("event") == "status":
-            attachment.report(request.status)
-
-
 async def _take_outputs(requests: AsyncIterator[relay_pb2.ServeTextRequest], job: TextJob) -> None:
     try:
         async for request in requests:
@@ -191,17 +182,6 @@ async def _take_inputs(requests: AsyncIterator[relay_pb2.ChatRequest], job: Text
                 await job.inputs.put(request.input)
     finally:
         job.finish()
-
-
-async def _first_of(*tasks: asyncio.Task[None]) -> None:
-    """Wait for one, end the others, and raise what the one raised."""
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-    for task in done:
-        task.result()
 
 
 async def _abort(context: Any, error: VoxplaneError) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
 from typing import TypeVar
 
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
@@ -37,6 +38,11 @@ class Histogram:
         """It took so long once."""
         self.counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.sum += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Of each bucket its bound, and the count up to it."""
+        bounds = [*map(str, BUCKETS_SECONDS), "+Inf"]
+        return list(zip(bounds, accumulate(map(float, self.counts)), strict=True))
 
 
 class SessionTally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from agent_node.relay import Admission, Board, RelayService, TextPool
+from agent_node.relay import Admission, Board, RelayService, SessionDesk, TextPool
 from agent_node.upstream import Snapshot
 from voxplane.clock import Clock
 from voxplane.digest import bundle_etag
 from voxplane.names import AgentName, TenantId, agent_name
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
-from voxplane.v1 import bundle_pb2, revision_pb2
+from voxplane.v1 import bundle_pb2, revision_pb2, session_service_pb2
 
 
 def content(text: str) -> bundle_pb2.VersionContent:
@@ -46,7 +46,25 @@ class Ages(dict[TenantId, float]):
         return self.get(tenant_id, 0.0)
 
 
-def relay_service(board: Board, pool: TextPool, clock: Clock, ages: Ages | None = None) -> RelayService:
+class Told:
+    """What the control plane is told of sessions."""
+
+    def __init__(self) -> None:
+        self.reports: list[session_service_pb2.SessionReport] = []
+        self.results: list[session_service_pb2.SessionCommandResult] = []
+
+    def report(self, report: session_service_pb2.SessionReport) -> None:
+        """See agent_node.relay.sessions.Teller."""
+        self.reports.append(report)
+
+    def result(self, result: session_service_pb2.SessionCommandResult) -> None:
+        """See agent_node.relay.sessions.Teller."""
+        self.results.append(result)
+
+
+def relay_service(
+    board: Board, pool: TextPool, clock: Clock, ages: Ages | None = None, desk: SessionDesk | None = None
+) -> RelayService:
     """A relay whose node is in step unless `ages` says otherwise."""
     admission = Admission(board, Ages() if ages is None else ages, clock)
     return RelayService(
@@ -54,5 +72,6 @@ def relay_service(board: Board, pool: TextPool, clock: Clock, ages: Ages | None 
         pool,
         clock,
         admission=admission,
+        desk=desk or SessionDesk("n1", clock, Told()),
         status=lambda: relay_pb2.GetNodeStatusResponse(node_id="n1"),
     )

@@ -15,7 +15,8 @@ import pytest
 import agent_node.metrics as metrics_module
 import agent_node.relay.node_status as status_module
 from agent_node.metrics import NodeMetrics, serving
-from agent_node.relay import Admission, Board, NodeStatus, Stager
+from agent_node.relay import Admission, Board, NodeStatus, SessionDesk, Stager
+from agent_node.sessions import SessionUplink, Spool
 from agent_node.upstream import CacheWriter, DiskCache, Reporter, Upstream, WatchProtocol
 from agent_node.upstream.events import Begin, Ended, Received
 from tests.unit.node.samples import snapshot
@@ -27,6 +28,7 @@ from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1 import session_service_pb2_grpc as session_grpc
 
 NODE = sync_pb2.NodeInfo(node_id="n1")
 
@@ -54,12 +56,18 @@ class Node:
             stub, self.protocol, listener=self.board, reporter=reporter, writer=writer, clock=self.clock
         )
         self.admission = Admission(self.board, self.protocol.freshness, self.clock)
+        sessions = session_grpc.SessionServiceStub(channel)
+        spool = Spool(folder / "sessions", 1_048_576)
+        self.uplink = SessionUplink("n1", sessions, spool, self.clock, lambda: 0.5)
+        self.desk = SessionDesk("n1", self.clock, self.uplink)
         self.metrics = NodeMetrics(
             upstream=self.upstream,
             board=self.board,
             stager=self.stager,
             writer=writer,
             admission=self.admission,
+            desk=self.desk,
+            uplink=self.uplink,
             clock=self.clock,
         )
         self.status = NodeStatus(
