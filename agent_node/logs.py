@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import structlog
@@ -11,6 +13,27 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _Session:
+    """What each line of a process that has one session says of it. It is
+    replaced whole, so that any thread may read it."""
+
+    fields: Mapping[str, object] = MappingProxyType({})
+
+
+def bind_session(**fields: object) -> None:
+    """From now on say this on every log line of the process, also those of
+    libraries and of other threads: a job has one session. None takes a field
+    away; what a line says itself wins."""
+    merged = {**_Session.fields, **fields}
+    _Session.fields = MappingProxyType({name: value for name, value in merged.items() if value is not None})
+
+
+def _add_session(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name, value in _Session.fields.items():
+        event.setdefault(name, value)
+    return event
 
 
 def configure_logs(log_format: LogFormat, node_id: str, level: LogLevel = "info") -> None:
@@ -22,6 +45,7 @@ def configure_logs(log_format: LogFormat, node_id: str, level: LogLevel = "info"
 
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_session,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_node,

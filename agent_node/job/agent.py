@@ -153,7 +153,7 @@ class VoxplaneAgent(Agent):
         if pipeline.words.instructions != before.words.instructions:
             _run_at_once(self.update_instructions(pipeline.words.instructions))
             self._forget_unused_instructions()
-        if pipeline.called is not before.called or pipeline.own_tools != before.own_tools:
+        if pipeline.called is not before.called:
             self._take_tools(pipeline)
 
     def _take_tools(self, pipeline: Pipeline) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import structlog
 from livekit.agents import AgentStateChangedEvent, UserInputTranscribedEvent, UserStateChangedEvent
 from livekit.agents.llm import ChatContext, ChatItem
 
@@ -22,7 +23,9 @@ from agent_node.job.swap import Applied
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
 from agent_node.job.userdata import SessionData
+from agent_node.logs import bind_session
 from voxplane.clock import Clock
+from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery, CallerContext, SessionLegacy
 from voxplane.v1 import session_pb2
 from voxplane.v1.bundle_pb2 import VersionContent
@@ -31,11 +34,20 @@ from voxplane.v1.session_service_pb2 import SessionCommand
 LOOK_SECONDS_MAX = 3600.0
 _WORKING = ("thinking", "speaking")
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def log_target(target: Target) -> None:
+    """Say on every log line of the process by what the session runs."""
+    agent_id = split_agent_name(target.bundle.name)[1]
+    bind_session(agent=agent_id, version=target.version, revision=target.bundle.revision)
+
 
 class Conversation:
     """One session. `end` is called, perhaps more than once, when it has to end;
-    `notice` with what became of a bundle. `tracing` is None where nothing can
-    be traced. `aclose` it after LiveKit's session."""
+    `notice` with what became of a bundle, `on_target` with what makes the next
+    turn. `tracing` is None where nothing can be traced. `aclose` it after
+    LiveKit's session."""
 
     def __init__(
         self,
@@ -47,6 +59,7 @@ class Conversation:
         link: NodeLink,
         end: Callable[[Ending], None],
         notice: Callable[[Outcome], None] = lambda outcome: None,
+        on_target: Callable[[Target], None] = lambda target: None,
         tracing: Tracing | None = None,
         node_id: str = "",
         room: str = "",
@@ -61,6 +74,7 @@ class Conversation:
         self._link = link
         self._end = end
         self._notice = notice
+        self._on_target = on_target
         self._commands = Commands(self, link.answer)
         self._life = Life(clock.monotonic())
         self._life_changed = asyncio.Event()
@@ -75,9 +89,10 @@ class Conversation:
         """Do what the control plane asks. Never raises."""
         self._commands.receive(command)
 
-    def take_over(self, legacy: SessionLegacy) -> list[ChatItem]:
+    def take_over(self, legacy: SessionLegacy, delivery: BundleDelivery) -> list[ChatItem]:
         """Go on where a process that died left the session; what was said so
-        far. Call it before `began`."""
+        far. Call it before `deliver`. A version that it was pinned to and that
+        the bundle does not have is left: the session follows its alias."""
         self.record.inherit(legacy.session)
         if legacy.session.HasField("start_time"):
             ago = self._clock.time() - legacy.session.start_time.ToNanoseconds() / 1e9
@@ -85,13 +100,23 @@ class Conversation:
         self.turns_before = max(legacy.memory.turns, legacy.session.figures.turns)
         items = recalled(legacy.memory.items)
         self._memory = Memory(items)
-        if legacy.session.pinned_version:
-            self.swap.pin(legacy.session.pinned_version)
+        if pinned := legacy.session.pinned_version:
+            if any(version.number == pinned for version in delivery.bundle.versions):
+                self.swap.pin(pinned)
+            else:
+                _log.warning("the pinned version is not there any more", pinned_version=pinned)
+                self.record.pinned(0)
         return items
+
+    def prepare(self, target: Target) -> None:
+        """The target is about to make the first turn; LiveKit's session has
+        not started."""
+        self.reporting.trace_by(target)
+        self._on_target(target)
 
     def began(self, session: Session, target: Target) -> None:
         """LiveKit's session has started with the target."""
-        self.reporting.began(target)
+        self.record.runs(target)
         self._life.limit(target.config.limits_config)
         self._watching = asyncio.create_task(self._watch_life(), name="limits of the session")
 
@@ -159,6 +184,8 @@ class Conversation:
         if isinstance(outcome, Applied):
             self._life.limit(outcome.target.config.limits_config)
             self._life_changed.set()
+            if outcome.before is not None:
+                self._on_target(outcome.target)
         self.reporting.outcome(outcome)
         self._notice(outcome)
 

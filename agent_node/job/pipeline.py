@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,6 +12,7 @@ import structlog
 from livekit.agents.llm import Tool, Toolset
 
 from agent_node.job.targets import Target
+from agent_node.job.tools import ToolSet
 from agent_node.providers.models import LLM, REALTIME, STT, TTS, VAD
 from voxplane.schema import CompiledSchema
 
@@ -21,15 +22,6 @@ class Closable(Protocol):
 
     async def aclose(self) -> None:
         """Close them."""
-        ...
-
-
-class Called(Closable, Protocol):
-    """What the model may call beside the session's own tools."""
-
-    @property
-    def tools(self) -> Sequence[Tool | Toolset]:
-        """As LiveKit takes them."""
         ...
 
 
@@ -118,8 +110,8 @@ class Pipeline:
     tts: SharedModel[TTS] | None = None
     vad: VAD | None = None
     realtime: SharedModel[REALTIME] | None = None
-    called: SharedModel[Called] | None = None
-    own_tools: tuple[Tool, ...] = ()
+    called: SharedModel[ToolSet] | None = None
+    more_tools: tuple[Tool, ...] = ()
     _users: int = 0
     _drained: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
@@ -133,7 +125,7 @@ class Pipeline:
     @property
     def tools(self) -> list[Tool | Toolset]:
         """What the model may call."""
-        return [*(self.called.model.tools if self.called else ()), *self.own_tools]
+        return [*(self.called.model.tools if self.called else ()), *self.more_tools]
 
     @contextmanager
     def use(self) -> Generator[Pipeline]:

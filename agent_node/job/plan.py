@@ -52,6 +52,8 @@ _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
     "vad_config": (Effect.NEXT_TURN, frozenset({Part.VAD})),
     "realtime_config": (Effect.HANDOFF, EVERYTHING),
     "session_config": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
+    "session_config.can_end_session": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),
+    "session_config.transfers": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS, Part.TOOLS})),
     "session_config.greeting": (Effect.NEXT_CALL, frozenset({Part.INSTRUCTIONS})),
     "session_config.greeting_instructions": (Effect.NEXT_CALL, frozenset({Part.INSTRUCTIONS})),
     "tools": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),

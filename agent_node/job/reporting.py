@@ -26,16 +26,11 @@ class Reporting:
         self._link = link
         self._tracing = tracing
 
-    def began(self, target: Target) -> None:
-        """The session runs, by the target."""
-        self._trace_by(target)
-        self.record.runs(target)
-
     def outcome(self, outcome: Outcome) -> None:
         """What became of a bundle."""
         match outcome:
             case Applied(target, before, plan) if before is not None and plan is not None:
-                self._trace_by(target)
+                self.trace_by(target)
                 if plan.nothing_to_do and before.version == target.version:
                     self.record.runs(target)
                 else:
@@ -61,7 +56,8 @@ class Reporting:
         if self._tracing is not None:
             await self._tracing.aclose()
 
-    def _trace_by(self, target: Target) -> None:
+    def trace_by(self, target: Target) -> None:
+        """Trace the session as the target says, which makes its next turn."""
         if self._tracing is None:
             return
         try:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import TypeVar
 
-from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
+from livekit.agents.llm import Tool
+
+from agent_node.job.pipeline import Closable, Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import EVERYTHING, Part, Plan
 from agent_node.job.targets import Bundle, Target
-from agent_node.providers import BuildContext, build_llm, build_stt, build_tts, new_context
-from agent_node.providers.models import LLM, STT, TTS
+from agent_node.job.tools import OnCall, ToolSet, build_tools
+from agent_node.providers import (
+    BuildContext,
+    build_llm,
+    build_realtime,
+    build_stt,
+    build_tts,
+    build_vad,
+    new_context,
+)
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import agent_name
 from voxplane.node.v1.relay_service_pb2 import CallerContext
@@ -21,6 +32,8 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.validation import check_config
 
+_Model = TypeVar("_Model", bound=Closable)
+
 _SCHEMA_PROMPT = (
     "Answer with one JSON object and nothing else, without a code fence. "
     "It must obey this JSON Schema, with its properties in this order:\n"
@@ -28,11 +41,23 @@ _SCHEMA_PROMPT = (
 
 
 class Builder:
-    """Builds the pipelines of one session. `aclose` it after the last of them."""
+    """Builds the pipelines of one session. `aclose` it after the last of them.
 
-    def __init__(self, caller: CallerContext, context: BuildContext) -> None:
+    `tools` are functions in Python that the model may call beside the
+    config's; `on_call` is told of each call of one of the config's.
+    """
+
+    def __init__(
+        self,
+        caller: CallerContext,
+        context: BuildContext,
+        tools: Sequence[Tool] = (),
+        on_call: OnCall = lambda call: None,
+    ) -> None:
         self._caller = caller
         self._context = context
+        self._tools = tuple(tools)
+        self._on_call = on_call
         self.closer = Closer()
 
     async def build(self, target: Target, plan: Plan, running: Pipeline | None) -> Pipeline:
@@ -47,39 +72,56 @@ class Builder:
         if running is not None and not rebuild & {Part.INSTRUCTIONS, Part.SCHEMA}:
             words = running.words
         words = await asyncio.to_thread(_checked_words, target.config, self._caller, words)
-        held: list[SharedModel[LLM] | SharedModel[STT] | SharedModel[TTS]] = []
+        if running is not None and words.announcements != running.words.announcements:
+            rebuild = rebuild | {Part.TOOLS}
+        pipeline = Pipeline(target, words, None, more_tools=self._tools)
         try:
-            llm = running.llm if running and Part.LLM not in rebuild else self._llm(target.config)
-            held.append(llm.hold())
-            stt = running.stt if running and Part.STT not in rebuild else self._stt(target.config)
-            if stt is not None:
-                held.append(stt.hold())
-            tts = running.tts if running and Part.TTS not in rebuild else self._tts(target.config)
-            if tts is not None:
-                held.append(tts.hold())
+            await self._furnish(pipeline, rebuild, running)
         except BaseException:
-            for model in held:
-                model.release()
+            pipeline.close()
             raise
-        return Pipeline(target, words, llm, stt, tts)
+        return pipeline
 
     async def aclose(self) -> None:
         """Wait until all closed models are, then close what they shared."""
         await self.closer.aclose()
         await self._context.aclose()
 
-    def _llm(self, config: AgentConfig) -> SharedModel[LLM]:
-        return SharedModel[LLM](build_llm(config.llm_config, self._context), self.closer)
+    async def _furnish(self, pipeline: Pipeline, rebuild: Set[Part], running: Pipeline | None) -> None:
+        """Give the pipeline its models and tools; those that are not to be
+        rebuilt are those of `running`."""
+        config, context = pipeline.target.config, self._context
 
-    def _stt(self, config: AgentConfig) -> SharedModel[STT] | None:
-        if not config.HasField("stt_config"):
-            return None
-        return SharedModel[STT](build_stt(config.stt_config, self._context), self.closer)
+        def held(
+            part: Part, its: SharedModel[_Model] | None, make: Callable[[], _Model]
+        ) -> SharedModel[_Model]:
+            if its is not None and part not in rebuild:
+                return its.hold()
+            return SharedModel[_Model](make(), self.closer).hold()
 
-    def _tts(self, config: AgentConfig) -> SharedModel[TTS] | None:
-        if not config.HasField("tts_config"):
-            return None
-        return SharedModel[TTS](build_tts(config.tts_config, self._context), self.closer)
+        before = running or Pipeline(pipeline.target, pipeline.words, None)
+        if config.realtime_config.enabled:
+            pipeline.realtime = held(
+                Part.REALTIME, before.realtime, lambda: build_realtime(config.realtime_config, context)
+            )
+        else:
+            pipeline.llm = held(Part.LLM, before.llm, lambda: build_llm(config.llm_config, context))
+        if config.HasField("stt_config"):
+            pipeline.stt = held(Part.STT, before.stt, lambda: build_stt(config.stt_config, context))
+            if _finds_speech(config):
+                kept = before.vad if Part.VAD not in rebuild else None
+                pipeline.vad = kept or build_vad(config.vad_config, context)
+        if config.HasField("tts_config"):
+            pipeline.tts = held(Part.TTS, before.tts, lambda: build_tts(config.tts_config, context))
+        if not _has_tools(config):
+            return
+        if before.called is not None and Part.TOOLS not in rebuild:
+            pipeline.called = before.called.hold()
+        else:
+            made = await build_tools(
+                config, context, announcements=pipeline.words.announcements, on_call=self._on_call
+            )
+            pipeline.called = SharedModel[ToolSet](made, self.closer).hold()
 
 
 def check(config: AgentConfig, caller: CallerContext | None = None) -> None:
@@ -142,11 +184,29 @@ def _is_structured(config: AgentConfig) -> bool:
     )
 
 
+def _finds_speech(config: AgentConfig) -> bool:
+    return config.vad_config.enabled if config.vad_config.HasField("enabled") else True
+
+
+def _has_tools(config: AgentConfig) -> bool:
+    session = config.session_config
+    return bool(config.tools or config.mcp_servers or session.can_end_session or session.transfers)
+
+
 def _check_models(config: AgentConfig) -> None:
-    if config.realtime_config.enabled:
-        raise _failed("realtime_config.enabled", "this node has no realtime models")
-    if not config.llm_config.provider:
+    realtime = config.realtime_config.enabled
+    if not realtime and not config.llm_config.provider:
         raise _failed("llm_config.provider", "a session needs a language model")
+    if realtime and config.schema_config.fields:
+        raise _failed("schema_config.fields", "a realtime model gives no structured reply")
+    there = {
+        "realtime_llm": realtime,
+        "stt": config.HasField("stt_config"),
+        "vad": config.HasField("stt_config") and _finds_speech(config),
+    }
+    wanted = config.turn_config.turn_detection
+    if not there.get(wanted, True):
+        raise _failed("turn_config.turn_detection", f"{wanted} is not there to find the end of a turn")
 
 
 def _failed(path: str, said: str) -> VoxplaneError:

@@ -19,12 +19,13 @@ import grpc
 import structlog
 
 from agent_node.job import staging
+from agent_node.job.conversation import log_target
 from agent_node.job.library_logs import quieten_libraries
 from agent_node.job.outbox import Outbox
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
 from agent_node.job.text_session import TextSession
 from agent_node.job.tracing import Tracing
-from agent_node.logs import LogFormat, configure_logs
+from agent_node.logs import LogFormat, bind_session, configure_logs
 from agent_node.providers import new_context
 from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError, to_status
@@ -101,8 +102,11 @@ async def _serve() -> None:
 
 
 async def _serve_session(channel: grpc.aio.Channel, call: ServeCall, caller: relay_pb2.CallerContext) -> None:
-    structlog.contextvars.bind_contextvars(
-        tenant_id=caller.tenant_id, agent=caller.agent_id, session_id=caller.session_id
+    bind_session(
+        tenant_id=caller.tenant_id,
+        agent=caller.agent_id,
+        session_id=caller.session_id,
+        user_id=caller.user_id or None,
     )
     outbox: Outbox[relay_pb2.ChatResponse] = Outbox()
     sending = asyncio.create_task(_send(call, outbox))
@@ -135,6 +139,7 @@ async def _run_session(
             SystemClock(),
             outbox=outbox,
             link=attachment,
+            on_target=log_target,
             tracing=Tracing(caller, context.secrets),
             node_id=os.environ.get(NODE_ID_ENV, ""),
         )

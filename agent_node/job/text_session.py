@@ -91,6 +91,7 @@ class TextSession:
         *,
         outbox: Outbox[ChatResponse],
         link: NodeLink,
+        on_target: Callable[[Target], None] = lambda target: None,
         tracing: Tracing | None = None,
         node_id: str = "",
     ) -> None:
@@ -106,6 +107,7 @@ class TextSession:
             link=link,
             end=self._end,
             notice=self._on_outcome,
+            on_target=on_target,
             tracing=tracing,
             node_id=node_id,
         )
@@ -153,6 +155,7 @@ class TextSession:
         )
         session.output.transcription = _Screen(self._show_text, self._outbox)
         agent = VoxplaneAgent(pipeline, self._on_reply, voice=False)
+        self._conversation.prepare(pipeline.target)
         await session.start(agent, record=False)  # pyright: ignore[reportUnknownMemberType]
         self._session = session
         target = pipeline.target

@@ -1,107 +1,333 @@
-"""One voice call: a LiveKit session that follows its agent's bundle."""
+"""One voice call: a LiveKit session in a room that follows its agent's bundle."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from typing import Literal
+import os
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 
+import aiohttp
 import structlog
-from livekit.agents import AgentSession, CloseEvent, JobContext
+from livekit import api, rtc
+from livekit.agents import NOT_GIVEN, AgentSession, CloseEvent, CloseReason, JobContext
+from livekit.agents.llm import ChatContext, ChatItem, Tool
+from livekit.agents.voice.speech_handle import SpeechHandle
 
-from agent_node.job.agent import ReplyEvent, ReplyFailed, VoxplaneAgent
-from agent_node.job.live import Session, follow, turn_handling_of
+from agent_node.job.agent import ReplyEvent, VoxplaneAgent
+from agent_node.job.conversation import Conversation, log_target
+from agent_node.job.field_feed import FieldFeed, first_seq
+from agent_node.job.frontend import Frontend
+from agent_node.job.life import Ending
+from agent_node.job.live import LiveHost, Session, follow, turn_detection_of, turn_handling_of
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
-from agent_node.job.session import SessionSwap
+from agent_node.job.room_frontend import RoomPort
 from agent_node.job.staging import Builder
+from agent_node.job.tracing import Tracing
+from agent_node.job.userdata import SessionData
+from agent_node.logs import bind_session
 from agent_node.providers import new_context
 from voxplane.clock import SystemClock
+from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import CallerContext, JobHello
 from voxplane.v1 import session_pb2
-from voxplane.v1.agent_config_pb2 import AgentConfig
 
+NODE_ID_ENV = "VOXPLANE_NODE_ID"
 FIRST_CONFIG_SECONDS_MAX = 10.0
 CLOSE_TRANSCRIPT_SECONDS = 0.3
+REPLY_SECONDS_MAX = 10.0
+"""For the reply in flight when the session is to end."""
+GOODBYE_SECONDS_MAX = 15.0
+HANG_UP_SECONDS_MAX = 2.0
+
+SAY = "Say this to the caller, word for word, and nothing else: {text}"
+
+_CLOSED_ROOMS = (rtc.DisconnectReason.ROOM_DELETED, rtc.DisconnectReason.ROOM_CLOSED)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-async def run_call(ctx: JobContext, caller: CallerContext) -> None:
-    """Start the call; it ends with the session, which ends the job.
+async def run_call(ctx: JobContext, caller: CallerContext, *, tools: Sequence[Tool] = ()) -> None:
+    """Start the call; it ends with the session, which ends the job. `tools` are
+    functions in Python that the model may call beside the config's; they find
+    the session's SessionData in their context.
 
     Raises VoxplaneError if the agent's config cannot be used, RelayClosedError
     if the node does not know the agent, TimeoutError if neither comes.
     """
-    structlog.contextvars.bind_contextvars(
-        session_id=caller.session_id, tenant_id=caller.tenant_id, agent=caller.agent_id
+    bind_session(
+        session_id=caller.session_id,
+        tenant_id=caller.tenant_id,
+        agent=caller.agent_id,
+        user_id=caller.user_id or None,
     )
     held = AsyncExitStack()
     # runs after LiveKit has closed the session, whatever ended the job
     ctx.add_shutdown_callback(held.aclose)
-    channel = await held.enter_async_context(relay_channel())
-    hello = JobHello(
-        caller=caller, kind=session_pb2.SESSION_KIND_VOICE, room=ctx.job.room.name, job_id=ctx.job.id
-    )
-    attachment = await held.enter_async_context(Attachment(channel, hello))
-    swap = SessionSwap(caller, Builder(caller, new_context()), SystemClock(), report=attachment.report)
-    held.push_async_callback(swap.aclose)
-    following = asyncio.create_task(_follow(attachment, swap), name="follow the bundle")
-    held.callback(following.cancel)
-
-    pipeline, _ = await asyncio.gather(_first(swap, following), ctx.connect())
-    agent = VoxplaneAgent(pipeline, _on_reply)
-    session = new_session(pipeline.target.config)
-
-    def on_close(event: CloseEvent) -> None:
-        # else the job stays until the room closes, and holds up a drain
-        ctx.shutdown(reason=f"session closed: {event.reason}")
-
-    session.on("close", on_close)  # pyright: ignore[reportUnknownMemberType]
-    await session.start(agent, room=ctx.room, record=False)  # pyright: ignore[reportUnknownMemberType]
-    follow(session, agent, swap)
-
-
-def new_session(config: AgentConfig) -> Session:
-    """A session for calls, by the parts of the config that count for the whole call."""
-    turn = turn_handling_of(config.turn_config)
-    turn["turn_detection"] = _turn_detection(config)
-    return AgentSession[None](
-        vad=None, turn_handling=turn, session_close_transcript_timeout=CLOSE_TRANSCRIPT_SECONDS
-    )
-
-
-def _turn_detection(config: AgentConfig) -> Literal["stt", "manual"]:
-    """The best that works without a VAD of our own, of which the node has none yet."""
-    if config.turn_config.turn_detection == "manual" or not config.HasField("stt_config"):
-        return "manual"
-    return "stt"
-
-
-async def _follow(attachment: Attachment, swap: SessionSwap) -> None:
-    """Hand on the bundles. Without the relay a running call goes on as it is."""
     try:
-        async for delivery in attachment:
-            swap.deliver(delivery)
-    except RelayClosedError:
-        if swap.running is None:
+        channel = await held.enter_async_context(relay_channel())
+        hello = JobHello(
+            caller=caller, kind=session_pb2.SESSION_KIND_VOICE, room=ctx.job.room.name, job_id=ctx.job.id
+        )
+        attachment = await held.enter_async_context(Attachment(channel, hello))
+        call = VoiceCall(ctx, caller, attachment, tools)
+        held.push_async_callback(call.aclose)
+        await call.start()
+    except BaseException:
+        await held.aclose()
+        raise
+
+
+class VoiceCall:
+    """One call; `aclose` it after LiveKit's session."""
+
+    def __init__(
+        self, ctx: JobContext, caller: CallerContext, attachment: Attachment, tools: Sequence[Tool]
+    ) -> None:
+        self._ctx = ctx
+        self._attachment = attachment
+        self._clock = SystemClock()
+        context = new_context()
+        self._conversation = Conversation(
+            caller,
+            session_pb2.SESSION_KIND_VOICE,
+            Builder(caller, context, tools),
+            self._clock,
+            link=attachment,
+            end=self._end,
+            tracing=Tracing(caller, context.secrets),
+            node_id=os.environ.get(NODE_ID_ENV, ""),
+            room=ctx.job.room.name,
+            on_target=log_target,
+        )
+        attachment.on_command = self._conversation.command
+        self._session: Session | None = None
+        self._host: LiveHost | None = None
+        self._frontend: Frontend | None = None
+        self._port: RoomPort | None = None
+        self._ending: Ending | None = None
+        self._lost: rtc.DisconnectReason.ValueType | None = None
+        self._hurry = asyncio.Event()
+        self._recalled: list[ChatItem] = []
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Join the room and begin to talk. Raises as run_call does."""
+        try:
+            await self._start()
+        except (VoxplaneError, RelayClosedError, TimeoutError) as error:
+            why = error.reason_name if isinstance(error, VoxplaneError) else str(error)
+            self._conversation.record.end(
+                session_pb2.SESSION_OUTCOME_FAILED, f"the call cannot start: {why or 'no config came'}"
+            )
             raise
-        _log.warning("the relay is gone; the call goes on with the config that it has")
+
+    async def _start(self) -> None:
+        self._following = asyncio.create_task(self._follow(), name="follow the bundle")
+        pipeline, _ = await asyncio.gather(self._first(), self._ctx.connect())
+        self._ctx.room.on("disconnected", self._on_disconnected)  # pyright: ignore[reportUnknownMemberType]
+        conversation = self._conversation
+        session = self._session = new_session(pipeline, conversation.data)
+        session.on("close", self._on_close)  # pyright: ignore[reportUnknownMemberType]
+        session.history.insert(self._recalled)
+        agent = VoxplaneAgent(pipeline, self._on_reply, history=ChatContext(list(self._recalled)))
+        conversation.prepare(pipeline.target)
+        await session.start(agent, room=self._ctx.room, record=False)  # pyright: ignore[reportUnknownMemberType]
+        conversation.began(session, pipeline.target)
+        self._open_frontend(session, pipeline)
+        self._host = follow(session, agent, conversation.swap, hears=True, on_transfer=self._on_transfer)
+        if self._recalled:
+            self._resume()
+        else:
+            self._introduce(pipeline)
+
+    def _open_frontend(self, session: Session, pipeline: Pipeline) -> None:
+        conversation = self._conversation
+        port = self._port = RoomPort(self._ctx.room, lambda: session.room_io.linked_participant)
+        feed = FieldFeed(
+            conversation.caller.session_id,
+            pipeline.target,
+            seq=first_seq(conversation.record.session.replacements),
+        )
+        frontend = self._frontend = Frontend(feed, port, self._clock, count=self._attachment.count)
+        port.watch(lambda present: frontend.caller(present=present))
+
+    async def _close_frontend(self) -> None:
+        """Send what is left, for a moment at most."""
+        frontend, self._frontend = self._frontend, None
+        if frontend is not None and self._port is not None:
+            self._port.unwatch()
+            await frontend.aclose()
+
+    async def aclose(self) -> None:
+        """Close what LiveKit does not know."""
+        ending = self._ending or Ending(session_pb2.SESSION_OUTCOME_NODE_STOPPED, "the job was ended")
+        self._conversation.record.end(ending.outcome, ending.reason)
+        tasks = [*self._tasks, *([self._following] if self._following else [])]
+        for task in tasks:
+            task.cancel()
+        await self._close_frontend()
+        await self._conversation.aclose()
+
+    async def _follow(self) -> None:
+        """Hand on the bundles. Without the relay a running call goes on as it is."""
+        try:
+            async for delivery in self._attachment:
+                if (legacy := self._attachment.legacy) is not None:
+                    self._attachment.legacy = None
+                    self._recalled = self._conversation.take_over(legacy, delivery)
+                self._conversation.deliver(delivery)
+        except RelayClosedError:
+            if self._conversation.swap.running is None:
+                raise
+            _log.warning("the relay is gone; the call goes on with the config that it has")
+
+    async def _first(self) -> Pipeline:
+        """The pipeline to start with."""
+        first = asyncio.create_task(self._conversation.swap.first())
+        following = self._following
+        assert following is not None
+        try:
+            async with asyncio.timeout(FIRST_CONFIG_SECONDS_MAX):
+                await asyncio.wait((first, following), return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                following.result()  # raises: it has ended before there was a config
+            return await first
+        finally:
+            first.cancel()
+
+    def _introduce(self, pipeline: Pipeline, *, anyhow: bool = False) -> None:
+        """The first words of an agent, if it has some; `anyhow` it speaks first."""
+        words = pipeline.words
+        if words.greeting:
+            self._say(words.greeting)
+        elif words.greeting_instructions:
+            self._live.generate_reply(instructions=words.greeting_instructions)
+        elif anyhow:
+            self._live.generate_reply()
+
+    def _on_transfer(self, pipeline: Pipeline) -> None:
+        self._introduce(pipeline, anyhow=True)
+
+    def _resume(self) -> None:
+        """Answer what the process that died has not answered."""
+        last = next((item for item in reversed(self._recalled) if item.type == "message"), None)
+        if last is not None and last.role == "user":
+            self._live.generate_reply()
+
+    @property
+    def _live(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _say(self, text: str, *, interruptible: bool = True) -> SpeechHandle:
+        """Say it word for word; a realtime model is asked to."""
+        allow = NOT_GIVEN if interruptible else False
+        assert self._host is not None
+        if self._host.agent.pipeline.realtime is not None:
+            asked = SAY.format(text=text)
+            return self._live.generate_reply(instructions=asked, allow_interruptions=allow)
+        return self._live.say(text, allow_interruptions=allow)
+
+    def _end(self, ending: Ending) -> None:
+        """See Conversation; the first ending counts, a hurried one is obeyed."""
+        if ending.now:
+            self._hurry.set()
+        if self._ending is None:
+            self._ending = ending
+            self._keep(self._finish())
+
+    async def _finish(self) -> None:
+        """Say goodbye and end the session."""
+        session = self._session
+        if session is None or self._host is None:
+            self._ctx.shutdown(reason="ended before it began")
+            return
+        session.input.set_audio_enabled(False)
+        goodbye = asyncio.create_task(self._say_goodbye(session))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((goodbye, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (goodbye, hurry):
+            task.cancel()
+        self._stop_tools()
+        await self._close_frontend()
+        identity = session.room_io.linked_participant.identity if session.room_io.linked_participant else ""
+        await session.aclose()
+        await self._hang_up(identity)
+        self._ctx.shutdown(reason="the session has ended")
+
+    async def _say_goodbye(self, session: Session) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REPLY_SECONDS_MAX):
+                await session.wait_for_idle()
+        assert self._host is not None
+        if words := self._host.agent.pipeline.words.goodbye:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS_MAX):
+                    await self._say(words, interruptible=False).wait_for_playout()
+
+    async def _hang_up(self, identity: str) -> None:
+        """Take the caller out of the room: the agent has ended the call."""
+        if not identity:
+            return
+        request = api.RoomParticipantIdentity(room=self._ctx.room.name, identity=identity)
+        try:
+            async with asyncio.timeout(HANG_UP_SECONDS_MAX):
+                await self._ctx.api.room.remove_participant(request)
+        except (api.TwirpError, aiohttp.ClientError, TimeoutError) as error:
+            _log.warning("the caller could not be taken out of the room", error=type(error).__name__)
+
+    def _on_close(self, event: CloseEvent) -> None:
+        ending = self._ending or _ending_of(event, self._lost)
+        self._conversation.record.end(ending.outcome, ending.reason)
+        if self._ending is None:
+            # else the job stays until the room closes, and holds up a drain
+            self._ctx.shutdown(reason=f"session closed: {event.reason.value}")
+
+    def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
+        self._lost = reason
+
+    def _on_reply(self, event: ReplyEvent) -> None:
+        if self._frontend is not None:
+            self._frontend.take(event, 1)
+
+    def _stop_tools(self) -> None:
+        """LiveKit would wait for those that run."""
+        if self._host is not None and (called := self._host.agent.pipeline.called) is not None:
+            called.model.stop()
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-async def _first(swap: SessionSwap, following: asyncio.Task[None]) -> Pipeline:
-    """The pipeline to start with. Raises as run_call says."""
-    first = asyncio.create_task(swap.first())
-    try:
-        async with asyncio.timeout(FIRST_CONFIG_SECONDS_MAX):
-            await asyncio.wait((first, following), return_when=asyncio.FIRST_COMPLETED)
-        if not first.done():
-            following.result()  # raises: it has ended before there was a config
-        return await first
-    finally:
-        first.cancel()
+def new_session(pipeline: Pipeline, data: SessionData) -> Session:
+    """A session for a call, by the parts of the config that count for the whole call."""
+    turn = turn_handling_of(pipeline.target.config.turn_config, turn_detection_of(pipeline))
+    return AgentSession(
+        vad=None,
+        turn_handling=turn,
+        user_away_timeout=None,
+        userdata=data,
+        session_close_transcript_timeout=CLOSE_TRANSCRIPT_SECONDS,
+    )
 
 
-def _on_reply(event: ReplyEvent) -> None:
-    if isinstance(event, ReplyFailed):
-        _log.warning("the reply failed", version=event.target.version, reason=event.error.message)
+def _ending_of(event: CloseEvent, lost: rtc.DisconnectReason.ValueType | None) -> Ending:
+    """How a session has ended that nobody has ended here."""
+    match event.reason:
+        case CloseReason.PARTICIPANT_DISCONNECTED:
+            return Ending(session_pb2.SESSION_OUTCOME_CALLER_LEFT)
+        case CloseReason.ERROR:
+            kind = getattr(event.error, "type", "error")
+            return Ending(session_pb2.SESSION_OUTCOME_FAILED, f"too many errors ({kind})")
+        case _ if lost in _CLOSED_ROOMS:
+            return Ending(session_pb2.SESSION_OUTCOME_CALLER_LEFT, "the room was closed")
+        case _ if lost is not None:
+            said = f"the room was lost ({rtc.DisconnectReason.Name(lost)})"
+            return Ending(session_pb2.SESSION_OUTCOME_FAILED, said)
+        case _:
+            return Ending(session_pb2.SESSION_OUTCOME_NODE_STOPPED, "the job was ended")

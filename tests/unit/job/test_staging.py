@@ -28,7 +28,27 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"llm_config": None}, "llm_config.provider", "BUILD_FAILED"),
     ({"stt_config": {"provider": "nobody"}}, "stt_config.provider", "PROVIDER_UNKNOWN"),
     ({"tts_config": {"provider": "deepgram"}}, "tts_config.api_key", "SECRET_UNAVAILABLE"),
-    ({"realtime_config": {"enabled": True, "provider": "openai"}}, "realtime_config.enabled", "BUILD_FAILED"),
+    (
+        {"realtime_config": {"enabled": True, "provider": "openai"}},
+        "realtime_config.api_key",
+        "SECRET_UNAVAILABLE",
+    ),
+    ({"turn_config": {"turn_detection": "realtime_llm"}}, "turn_config.turn_detection", "BUILD_FAILED"),
+    ({"turn_config": {"turn_detection": "vad"}}, "turn_config.turn_detection", "BUILD_FAILED"),
+    (
+        {
+            "tools": [
+                {
+                    "name": "a",
+                    "description": "A.",
+                    "url": "https://a.example",
+                    "secret_headers": {"X": "env:NO_TOKEN"},
+                }
+            ]
+        },
+        "tools[0].secret_headers.X",
+        "SECRET_UNAVAILABLE",
+    ),
     ({"prompt_config": {"instructions": "{% if %}"}}, "prompt_config.instructions", "INVALID_PROMPT"),
     (
         {"schema_config": {"fields": [{"field_name": "a", "field_type": "integer", "default": "x"}]}},
@@ -43,7 +63,8 @@ def test_check_names_the_field(
     blocks: dict[str, Any], path: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be built is refused with the path of the field in AgentConfig."""
-    monkeypatch.delenv("DEEPGRAM_API_KEY", raising=False)
+    for name in ("DEEPGRAM_API_KEY", "OPENAI_API_KEY", "NO_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(VoxplaneError) as caught:
         check(offline_config(**blocks))
     assert caught.value.reason_name == reason
