@@ -9,6 +9,7 @@ as LiveKit models.
 """
 
 from agent_node.providers.context import BuildContext, new_context
+from agent_node.providers.plugins import load_plugins
 from agent_node.providers.registry import (
     build_llm,
     build_realtime,
@@ -20,6 +21,8 @@ from agent_node.providers.registry import (
 from agent_node.providers.secrets import SecretResolver
 from agent_node.providers.silero import warm_vad
 from agent_node.providers.speech import set_speech_instructions
+
+load_plugins()
 
 __all__ = [
     "BuildContext",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from google.protobuf import json_format, struct_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from livekit.agents import types as livekit_types
-from livekit.agents.types import NOT_GIVEN
 
 from agent_node.providers.secrets import SecretResolver
 from agent_node.providers.values import JSON, UnfitValueError, ValueType, value_type
@@ -30,12 +29,6 @@ _SECRET_NAME = re.compile(
 _FILE_NAME = re.compile(r"(^|_)(file|path|dir|directory|folder|filename)$")
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    type: ValueType | None
-    default: Any
-
-
 class Arguments:
     """Collects the arguments, and all that is wrong with them.
 
@@ -48,6 +41,7 @@ class Arguments:
         self._title = title
         self._path = path
         self._values: dict[str, Any] = {}
+        self._own: set[str] = set()
         self._said_by: dict[str, str] = {}
         self._violations: list[Violation] = []
 
@@ -55,19 +49,19 @@ class Arguments:
         """Whether the constructor has the parameter."""
         return name in self._parameters
 
-    def default(self, name: str) -> Any:
-        """What the constructor takes for the parameter if it is not given."""
-        return self._parameters[name].default
+    def first(self, *names: str) -> str | None:
+        """The first of the parameters that there is."""
+        return next((name for name in names if name in self._parameters), None)
 
     def own(self, **values: Any) -> None:
         """Give what is the node's affair, and no option's."""
-        for name, value in values.items():
-            self._values[name] = value
+        self._values |= values
+        self._own |= values.keys()
 
     def field(self, field: str, value: JSON, *names: str) -> None:
         """Give a field of the config as the first of the parameters that there
         is; None if the config does not set it."""
-        name = next((each for each in names if each in self._parameters), None)
+        name = self.first(*names)
         if name is not None:
             self._said_by[name] = field
         if value is None:
@@ -89,9 +83,9 @@ class Arguments:
             self._option(name, value, secrets)
 
     def check(self, name: str, good: Callable[[Any], bool], said: str) -> None:
-        """Refuse an option's value that is of the right type and still no good."""
+        """Refuse a value that is of the right type and still no good."""
         if name in self._values and not good(self._values[name]):
-            self._wrong(f"options.{name}", said)
+            self._wrong(self._said_by.get(name, f"options.{name}"), said)
 
     def finish(self) -> dict[str, Any]:
         """The arguments. Raises VoxplaneError(BUILD_FAILED) with all that is wrong."""
@@ -110,7 +104,7 @@ class Arguments:
             self._wrong(field, f"is said by {self._path}.{said_by}")
         elif name not in self._parameters:
             self._wrong(field, f"{self._title} has no such option; it has {self._choice()}")
-        elif name in self._values or self._parameters[name].type is None:
+        elif name in self._own or self._parameters[name] is None:
             self._wrong(field, "is the node's to give: a config cannot hold it")
         elif _FILE_NAME.search(name):
             self._wrong(field, "names a file of the node, which a config must not")
@@ -128,7 +122,7 @@ class Arguments:
         self._give(field, name, secrets.resolve(cast("str", value), f"{self._path}.{field}"))
 
     def _give(self, field: str, name: str, value: JSON) -> None:
-        kind = self._parameters[name].type
+        kind = self._parameters[name]
         if kind is None:
             self._wrong(field, f"{self._title} takes it as something that a config cannot hold")
             return
@@ -145,9 +139,9 @@ class Arguments:
         free = [
             name
             for name, each in self._parameters.items()
-            if each.type is not None
+            if each is not None
             and name not in self._said_by
-            and name not in self._values
+            and name not in self._own
             and not _FILE_NAME.search(name)
         ]
         return ", ".join(sorted(free)) or "none"
@@ -160,15 +154,12 @@ def seconds_of(config: Message, field: str) -> float | None:
 
 
 @cache
-def _parameters(constructor: Callable[..., Any]) -> Mapping[str, _Parameter]:
+def _parameters(constructor: Callable[..., Any]) -> Mapping[str, ValueType | None]:
     """The parameters that can be given by name."""
     function = constructor.__init__ if isinstance(constructor, type) else constructor
     skipped = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {
-        name: _Parameter(
-            value_type(_hint(function, each.annotation)),
-            NOT_GIVEN if each.default is inspect.Parameter.empty else each.default,
-        )
+        name: value_type(_hint(function, each.annotation))
         for name, each in inspect.signature(constructor).parameters.items()
         if each.kind not in skipped and not name.startswith("_")
     }
@@ -179,10 +170,26 @@ def _hint(function: Callable[..., Any], annotation: Any) -> Any:
         return Any
     if not isinstance(annotation, str):
         return annotation
-    module = sys.modules[function.__module__]
-    # what a module imports for its type checker alone is not there when it runs
-    names = {**vars(typing), **vars(livekit_types), **vars(module)}
     try:
-        return eval(annotation, names)  # an annotation of installed code, as typing.get_type_hints does
+        # an annotation of installed code, as typing.get_type_hints evaluates it
+        return eval(annotation, {}, _Names(function.__module__))
     except Exception:
+        return object
+
+
+class _Names(dict[str, Any]):
+    """The names that an annotation of a module may use. What it imports for its
+    type checker alone is not there when it runs, and is looked for elsewhere."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__({**vars(typing), **vars(livekit_types), **vars(sys.modules[module])})
+        self._package = module.rpartition(".")[0]
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        for module in (f"{self._package}.models", self._package):
+            found = getattr(sys.modules.get(module), name, None)
+            if found is not None:
+                return found
         return object

@@ -13,6 +13,7 @@ import aiohttp
 import httpx2
 import openai
 
+from agent_node.providers.models import LLM, STT, TTS, VAD
 from agent_node.providers.secrets import SecretResolver, allowed_by
 
 CONNECTIONS_PER_CLIENT_MAX = 50
@@ -55,10 +56,17 @@ class ClientPool:
         for key, shared in self._shared.items():
             if shared.client is client:
                 shared.users -= 1
-                if shared.users == 0:
+                if shared.users <= 0:
                     del self._shared[key]
                     await client.close()
                 return
+
+    def unuse(self, client: openai.AsyncClient) -> None:
+        """The model for which the client was acquired has not come about. The
+        client stays for the next, or until all are closed."""
+        for shared in self._shared.values():
+            if shared.client is client:
+                shared.users -= 1
 
     async def aclose(self) -> None:
         """Close all clients, used or not."""
@@ -113,12 +121,39 @@ class BuildContext:
     clients: ClientPool = field(default_factory=ClientPool)
     offline_pause: Callable[[], Awaitable[None]] = _short_pause
     """Awaited before each chunk by offline models whose name ends with -slow."""
+    _closing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def discard(self, model: LLM | STT | TTS) -> None:
+        """Close a model that nobody gets, in the background."""
+        task = asyncio.get_running_loop().create_task(model.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def aclose(self) -> None:
         """Close what the models shared."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self.clients.aclose()
         if isinstance(self.http_session, _LazySession):
             await self.http_session.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a config a model is described, and what it is built with.
+
+    path: of the block, such as "llm_config.fallbacks[0]", for errors.
+    last: whether no other model takes over where this one fails.
+    vad: the session's, for speech to text that does not find speech by itself.
+    """
+
+    context: BuildContext
+    path: str
+    last: bool = True
+    vad: VAD | None = None
+
+    def secret(self, reference: str) -> str:
+        """The key of the block. Raises VoxplaneError(SECRET_UNAVAILABLE)."""
+        return self.context.secrets.resolve(reference, f"{self.path}.api_key")
 
 
 def new_context(

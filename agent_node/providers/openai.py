@@ -1,144 +1,182 @@
-"""OpenAI, and everything that speaks its protocol: LLM and TTS."""
+"""OpenAI, and everything that speaks its protocol: LLM, STT, TTS, realtime."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import aiohttp
 import openai
-from livekit.agents import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
-from livekit.agents.llm import ChatContext, Tool, ToolChoice
+from livekit.agents import NOT_GIVEN
 from livekit.plugins import openai as plugin
 
 from agent_node.providers.arguments import Arguments
-from agent_node.providers.context import BuildContext, ClientPool
+from agent_node.providers.context import ClientPool, Place
 from agent_node.providers.models import REALTIME
-from voxplane.v1.agent_config_pb2 import LlmConfig, RealtimeConfig, TtsConfig
+from agent_node.providers.patience import (
+    PatientLLM,
+    PatientSTT,
+    PatientTTS,
+    llm_patience,
+    stt_patience,
+    tts_patience,
+)
+from agent_node.providers.silero import SileroVAD
+from voxplane.v1.agent_config_pb2 import LlmConfig, RealtimeConfig, SttConfig, TtsConfig
 
 BASE_URL = "https://api.openai.com/v1"
 API_KEY = "env:OPENAI_API_KEY"
 LLM_MODEL = "gpt-4.1"
+STT_MODEL = "gpt-4o-mini-transcribe"
 TTS_MODEL = "gpt-4o-mini-tts"
 TTS_VOICE = "ash"
+TTS_FORMAT = "wav"
 
-TIMEOUT_SECONDS = 20.0
-RETRIES = 2
-RETRY_INTERVAL_SECONDS = 0.5
+_TAKE_KEYWORDS = ("gpt-transcribe", "gpt-live-transcribe")
+_NEED_VAD = ("gpt-live-transcribe", "gpt-realtime-whisper")
+
+_Model = TypeVar("_Model")
 
 
-class OpenAILLM(plugin.LLM):
-    """The plugin's LLM on a shared client, with the config's timeout and retries.
+class OnSharedClient:
+    """A model that gives its client back when it is closed."""
 
-    The plugin takes both from the session with each request, so that the
-    client's own count for nothing.
-    """
-
-    def __init__(
-        self, *, pool: ClientPool, client: openai.AsyncClient, conn_options: APIConnectOptions, **options: Any
-    ) -> None:
-        super().__init__(client=client, **options)
-        self._pool: ClientPool | None = pool
-        self._conn_options = conn_options
-
-    def chat(
-        self,
-        *,
-        chat_ctx: ChatContext,
-        tools: list[Tool] | None = None,
-        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-        parallel_tool_calls: NotGivenOr[bool] = NOT_GIVEN,
-        tool_choice: NotGivenOr[ToolChoice] = NOT_GIVEN,
-        response_format: NotGivenOr[Any] = NOT_GIVEN,
-        extra_kwargs: NotGivenOr[dict[str, Any]] = NOT_GIVEN,
-    ) -> Any:
-        """A streamed reply; `conn_options` of the caller do not count."""
-        return super().chat(
-            chat_ctx=chat_ctx,
-            tools=tools,
-            conn_options=self._conn_options,
-            parallel_tool_calls=parallel_tool_calls,
-            tool_choice=tool_choice,
-            response_format=response_format,
-            extra_kwargs=extra_kwargs,
-        )
+    def __init__(self, *, pool: ClientPool, client: openai.AsyncClient, **options: Any) -> None:
+        super().__init__(**{"client": client, **options})
+        self._lent: tuple[ClientPool, openai.AsyncClient] | None = (pool, client)
 
     async def aclose(self) -> None:
-        """Give the client back. Does nothing the second time."""
-        await super().aclose()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.release(self._client)
+        """Close, and give the client back. Does nothing the second time."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            await super().aclose()  # type: ignore[misc]
+            pool, client = lent
+            await pool.release(client)
 
 
-class OpenAITTS(plugin.TTS):
+class OpenAILLM(OnSharedClient, PatientLLM, plugin.LLM):
+    """The plugin's LLM on a shared client, with the config's timeout and retries."""
+
+
+class OpenAISTT(OnSharedClient, PatientSTT, plugin.STT):
+    """The plugin's STT on a shared client and HTTP session."""
+
+    def __init__(self, *, http_session: aiohttp.ClientSession, **options: Any) -> None:
+        super().__init__(**options)
+        self._session = http_session
+
+
+class OpenAITTS(OnSharedClient, PatientTTS, plugin.TTS):
     """The plugin's TTS on a shared client."""
 
-    def __init__(
-        self, *, pool: ClientPool, client: openai.AsyncClient, instructions: str, **options: Any
-    ) -> None:
-        super().__init__(client=client, instructions=instructions or NOT_GIVEN, **options)
-        self._pool: ClientPool | None = pool
+    def __init__(self, *, instructions: str, **options: Any) -> None:
+        super().__init__(instructions=instructions or NOT_GIVEN, **options)
         self._instructions = instructions
 
     def set_instructions(self, instructions: str) -> None:
         """How to speak from the next synthesis on; empty means the config's own."""
         self._opts = replace(self._opts, instructions=instructions or self._instructions or None)
 
-    async def aclose(self) -> None:
-        """Give the client back. Does nothing the second time."""
-        await super().aclose()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.release(self._client)
 
-
-def build_realtime(config: RealtimeConfig, context: BuildContext, path: str) -> REALTIME:
-    """OpenAI's realtime model, on the job's HTTP session."""
-    given = Arguments(plugin.realtime.RealtimeModel, "openai.realtime.RealtimeModel", path)
-    given.own(
-        api_key=context.secrets.resolve(config.api_key or API_KEY, f"{path}.api_key"),
-        http_session=context.http_session(),
+def build_llm(config: LlmConfig, place: Place) -> OpenAILLM:
+    """OpenAI's LLM."""
+    given = _arguments(plugin.LLM, "openai.LLM", config, place)
+    given.field("model", config.model or LLM_MODEL, "model")
+    given.field("temperature", config.temperature if config.HasField("temperature") else None, "temperature")
+    given.field("max_output_tokens", config.max_output_tokens or None, "max_completion_tokens")
+    given.options(config.options, place.context.secrets)
+    structured = config.supports_structured_output or not config.HasField("supports_structured_output")
+    return _on_client(
+        OpenAILLM,
+        config,
+        place,
+        patience=llm_patience(config, last=place.last),
+        structured=structured,
+        **given.finish(),
     )
+
+
+def build_stt(config: SttConfig, place: Place) -> OpenAISTT:
+    """OpenAI's STT. It streams by the realtime protocol, unless options say
+    `use_realtime: false`: then each utterance is sent as a file once it has ended."""
+    model = config.model or STT_MODEL
+    given = _arguments(plugin.STT, "openai.STT", config, place)
+    given.field("model", model, "model")
+    given.field("language", config.language or None, "language")
+    keywords = list(config.keyterms) if model.startswith(_TAKE_KEYWORDS) else []
+    given.field("keyterms", [*keywords] or None, "keywords")
+    given.own(vad=(place.vad or SileroVAD.of_process()) if model.startswith(_NEED_VAD) else NOT_GIVEN)
+    given.options(config.options, place.context.secrets)
+    settings = given.finish()
+    if config.keyterms and not keywords:
+        settings["prompt"] = _prompt(settings.get("prompt", ""), config)
+    settings.setdefault("use_realtime", True)
+    return _on_client(
+        OpenAISTT,
+        config,
+        place,
+        http_session=place.context.http_session(),
+        patience=stt_patience(config, last=place.last),
+        **settings,
+    )
+
+
+def build_tts(config: TtsConfig, place: Place) -> OpenAITTS:
+    """OpenAI's TTS; it takes instructions."""
+    given = _arguments(plugin.TTS, "openai.TTS", config, place)
+    given.field("model", config.model or TTS_MODEL, "model")
+    given.field("voice", config.voice or TTS_VOICE, "voice")
+    given.field("speed", config.speed if config.HasField("speed") else None, "speed")
+    given.field("instructions", config.instructions, "instructions")
+    given.options(config.options, place.context.secrets)
+    settings = given.finish()
+    settings.setdefault("response_format", TTS_FORMAT)
+    return _on_client(
+        OpenAITTS,
+        config,
+        place,
+        patience=tts_patience(config, last=place.last),
+        **settings,
+    )
+
+
+def build_realtime(config: RealtimeConfig, place: Place) -> REALTIME:
+    """OpenAI's realtime model, on the job's HTTP session."""
+    given = Arguments(plugin.realtime.RealtimeModel, "openai.realtime.RealtimeModel", place.path)
+    given.own(http_session=place.context.http_session())
     given.field("model", config.model or None, "model")
     given.field("voice", config.voice or None, "voice")
     given.field("base_url", config.base_url or BASE_URL, "base_url")
-    given.options(config.options, context.secrets)
-    return plugin.realtime.RealtimeModel(**given.finish())
+    given.reserve("api_key", "api_key")
+    given.options(config.options, place.context.secrets)
+    settings = given.finish()
+    return plugin.realtime.RealtimeModel(api_key=place.secret(config.api_key or API_KEY), **settings)
 
 
-def build_llm(config: LlmConfig, context: BuildContext) -> OpenAILLM:
-    """OpenAI's LLM."""
-    client = _client(config, context, "llm_config")
-    timeout = config.timeout.ToNanoseconds() / 1e9 if config.HasField("timeout") else TIMEOUT_SECONDS
-    conn_options = APIConnectOptions(
-        max_retry=config.max_retries if config.HasField("max_retries") else RETRIES,
-        retry_interval=RETRY_INTERVAL_SECONDS,
-        timeout=timeout,
-    )
-    return OpenAILLM(
-        pool=context.clients,
-        client=client,
-        conn_options=conn_options,
-        model=config.model or LLM_MODEL,
-        temperature=config.temperature if config.HasField("temperature") else NOT_GIVEN,
-        max_completion_tokens=config.max_output_tokens or NOT_GIVEN,
-    )
+def _arguments(
+    constructor: Callable[..., Any], title: str, config: LlmConfig | SttConfig | TtsConfig, place: Place
+) -> Arguments:
+    given = Arguments(constructor, title, place.path)
+    given.reserve("timeout", "timeout")
+    given.reserve("max_retries", "max_retries")
+    given.reserve("api_key", "api_key")
+    given.reserve("base_url", "base_url")
+    return given
 
 
-def build_tts(config: TtsConfig, context: BuildContext) -> OpenAITTS:
-    """OpenAI's TTS; it takes instructions."""
-    client = _client(config, context, "tts_config")
-    return OpenAITTS(
-        pool=context.clients,
-        client=client,
-        instructions=config.instructions,
-        model=config.model or TTS_MODEL,
-        voice=config.voice or TTS_VOICE,
-        speed=config.speed if config.HasField("speed") else 1.0,
-        response_format="wav",
-    )
+def _on_client(
+    kind: Callable[..., _Model], config: LlmConfig | SttConfig | TtsConfig, place: Place, **settings: Any
+) -> _Model:
+    clients = place.context.clients
+    client = clients.acquire(config.base_url or BASE_URL, place.secret(config.api_key or API_KEY))
+    try:
+        return kind(pool=clients, client=client, **settings)
+    except BaseException:
+        clients.unuse(client)
+        raise
 
 
-def _client(config: LlmConfig | TtsConfig, context: BuildContext, block: str) -> openai.AsyncClient:
-    key = context.secrets.resolve(config.api_key or API_KEY, f"{block}.api_key")
-    return context.clients.acquire(config.base_url or BASE_URL, key)
+def _prompt(prompt: str, config: SttConfig) -> str:
+    """The older models know no keywords, and take a hint in words."""
+    return f"{prompt}\nWords that may occur: {', '.join(config.keyterms)}.".lstrip()

@@ -9,7 +9,7 @@ from typing import Any
 from livekit.plugins import silero as plugin
 
 from agent_node.providers.arguments import Arguments, seconds_of
-from agent_node.providers.context import BuildContext
+from agent_node.providers.context import Place
 from agent_node.providers.models import VAD
 from voxplane.v1.agent_config_pb2 import VadConfig
 
@@ -19,6 +19,11 @@ EXIT_THRESHOLD_MIN = 0.01
 
 class SileroVAD(plugin.VAD):
     """The plugin's VAD; `like` makes others on the same copy of the model."""
+
+    @classmethod
+    def of_process(cls) -> SileroVAD:
+        """With the default settings. Reads the model if the process has not yet."""
+        return _loaded()
 
     def like(self, **settings: Any) -> SileroVAD:
         """Another one, with some other settings."""
@@ -40,15 +45,15 @@ def warm_vad() -> None:
     _loaded()
 
 
-def build_vad(config: VadConfig, context: BuildContext, path: str) -> VAD:
+def build_vad(config: VadConfig, place: Place) -> VAD:
     """Silero with settings of its own, on the process' copy of the model."""
-    given = Arguments(plugin.VAD.load, "silero.VAD", path)
+    given = Arguments(plugin.VAD.load, "silero.VAD", place.path)
     given.own(force_cpu=True)
     threshold = config.activation_threshold if config.HasField("activation_threshold") else None
     given.field("activation_threshold", threshold, "activation_threshold")
     for name in ("min_speech_duration", "min_silence_duration"):
         given.field(name, seconds_of(config, name), name)
-    given.options(config.options, context.secrets)
+    given.options(config.options, place.context.secrets)
     for name in ("prefix_padding_duration", "max_buffered_speech", "deactivation_threshold"):
         given.check(name, lambda value: value > 0, "must be above 0")
     settings = given.finish()

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin
 
 from livekit.agents.types import NotGiven
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -41,19 +42,25 @@ class ValueType:
     _adapter: TypeAdapter[Any]
 
     def parse(self, value: JSON) -> Any:
-        """The value as Python wants it. Raises UnfitValueError."""
-        try:
-            # as JSON: a list is good for a tuple then, a text for an enum, but "5" not for 5
-            return self._adapter.validate_json(json.dumps(_whole(value)), strict=True)
-        except ValidationError:
-            raise UnfitValueError(f"must be {self.said}") from None
+        """The value as Python wants it; one text is good for a list of them.
+        Raises UnfitValueError."""
+        tried: tuple[JSON, ...] = (value, [value]) if isinstance(value, str) else (value,)
+        for each in tried:
+            try:
+                # as JSON: a list is good for a tuple then, a text for an enum, but "5" not for 5
+                return self._adapter.validate_json(json.dumps(_whole(each)), strict=True)
+            except ValidationError:
+                continue
+        raise UnfitValueError(f"must be {self.said}")
 
 
 def value_type(hint: Any) -> ValueType | None:
     """What a type hint allows; None if JSON can say nothing of it, such as a client."""
     fit = [each for each in _alternatives(hint) if _says(each) is not None]
     fit = [each for each in fit if _adapter(each) is not None]
-    adapter = _adapter(Union[tuple(fit)]) if fit else None  # noqa: UP007
+    if not set(fit) - {type(None)}:
+        return None
+    adapter = _adapter(Union[tuple(fit)])  # noqa: UP007
     if adapter is None:
         return None
     words = [_says(each) or "" for each in fit if not (str in fit and _is_texts(each))]

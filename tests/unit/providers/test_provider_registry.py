@@ -24,10 +24,12 @@ NO_KEYS = new_context(SecretResolver(environ={}))
 
 
 def test_the_providers_are_known_by_name() -> None:
-    """Each block says which names it takes."""
+    """Each block says which names it takes: those of the node, and the plugins that are installed."""
     assert known_providers("llm_config") == ("offline", "openai")
-    assert known_providers("stt_config") == ("deepgram",)
-    assert known_providers("tts_config") == ("deepgram", "offline", "openai")
+    assert known_providers("stt_config") == ("cartesia", "deepgram", "openai")
+    assert known_providers("tts_config") == ("cartesia", "deepgram", "offline", "openai")
+    assert known_providers("vad_config") == ("silero",)
+    assert known_providers("realtime_config") == ("openai",)
 
 
 async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
