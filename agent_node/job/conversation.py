@@ -9,7 +9,9 @@ from collections.abc import Callable
 import structlog
 from livekit.agents import AgentStateChangedEvent, UserInputTranscribedEvent, UserStateChangedEvent
 from livekit.agents.llm import ChatContext, ChatItem
+from livekit.agents.voice.speech_handle import SpeechHandle
 
+from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.commands import Commands
 from agent_node.job.life import Ending, Life
 from agent_node.job.link import NodeLink
@@ -22,6 +24,8 @@ from agent_node.job.session import PipelineBuilder, SessionSwap
 from agent_node.job.swap import Applied
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
+from agent_node.job.turn_listener import LLM, TurnListener, listen, log_turn
+from agent_node.job.turns import TurnBook
 from agent_node.job.userdata import SessionData
 from agent_node.logs import bind_session
 from voxplane.clock import Clock
@@ -80,6 +84,7 @@ class Conversation:
         self._life_changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._memory = Memory()
+        self._book: TurnBook | None = None
 
     def deliver(self, delivery: BundleDelivery) -> None:
         """The bundle is there, or has changed."""
@@ -113,6 +118,34 @@ class Conversation:
         not started."""
         self.reporting.trace_by(target)
         self._on_target(target)
+
+    def listen(self, session: Session, target: Target, problem: Callable[[str, str], None]) -> TurnListener:
+        """Record the turns of LiveKit's session, which is about to start with
+        the target. `problem` gets source and type of what goes wrong beside
+        the model's replies."""
+        book = self._book = TurnBook(
+            target,
+            self._on_turn,
+            self._clock,
+            first_turn=self.turns_before + 1,
+            figures=self.record.session.figures,
+        )
+
+        def on_problem(source: str, message: str) -> None:
+            self._link.count(error=source)
+            problem(source, message)
+
+        return listen(session, book, self._clock, problem=on_problem)
+
+    def turn_of(self, speech: SpeechHandle) -> int:
+        """Number of the turn that a speech, which has just begun, is."""
+        assert self._book is not None
+        return self._book.number(speech.id)
+
+    def replied(self, event: ReplyEvent) -> None:
+        """Count what went wrong in a reply."""
+        if isinstance(event, ReplyFailed) or (isinstance(event, ReplyDone) and event.problem is not None):
+            self._link.count(error=LLM)
 
     def began(self, session: Session, target: Target) -> None:
         """LiveKit's session has started with the target."""
@@ -184,10 +217,16 @@ class Conversation:
         if isinstance(outcome, Applied):
             self._life.limit(outcome.target.config.limits_config)
             self._life_changed.set()
+            if self._book is not None:
+                self._book.runs(outcome.target)
             if outcome.before is not None:
                 self._on_target(outcome.target)
         self.reporting.outcome(outcome)
         self._notice(outcome)
+
+    def _on_turn(self, turn: session_pb2.SessionTurn, figures: session_pb2.SessionFigures) -> None:
+        self.record.turn(turn, figures)
+        log_turn(turn)
 
     async def _watch_life(self) -> None:
         while (ending := self._life.ending(self._clock.monotonic())) is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import structlog
 from google.protobuf import json_format, struct_pb2
-from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import AgentSession
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.io import TextOutput
@@ -25,8 +24,8 @@ from agent_node.job.pipeline import Pipeline
 from agent_node.job.session import PipelineBuilder
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
+from agent_node.job.turn_listener import TurnListener
 from voxplane.clock import Clock
-from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import (
     BundleDelivery,
     CallerContext,
@@ -40,11 +39,9 @@ from voxplane.v1.session_service_pb2 import SessionCommand
 
 # a model that fails is a matter of the config, which may be changed: the session stays
 MODEL_ERRORS_MAX = 1_000_000
-ERRORS_PER_TURN_MAX = 10
-ERROR_CHARS_MAX = 500
 GOODBYE_SECONDS_MAX = 15.0
 """For the reply in flight and the goodbye."""
-MODEL = "llm"
+TURN = "the turn"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -69,14 +66,13 @@ class _Screen(TextOutput):
 class _Turn:
     """One message of the user and the reply to it."""
 
-    number: int
     began: float
     target: Target
+    number: int = 0
     made_by: Target | None = None
     first_text: float | None = None
     text: list[str] = field(default_factory=list[str])
     fields: struct_pb2.Struct = field(default_factory=struct_pb2.Struct)
-    errors: list[session_pb2.SessionError] = field(default_factory=list[session_pb2.SessionError])
 
 
 class TextSession:
@@ -114,11 +110,10 @@ class TextSession:
         self._swap = self._conversation.swap
         self._ending: Ending | None = None
         self._ended = asyncio.Event()
-        self._figures = session_pb2.SessionFigures()
         self._session: Session | None = None
+        self._listener: TurnListener | None = None
         self._host: LiveHost | None = None
         self._turn: _Turn | None = None
-        self._turns = 0
         self._talking = asyncio.Lock()
         self._speaking: set[asyncio.Task[None]] = set()
 
@@ -156,6 +151,7 @@ class TextSession:
         session.output.transcription = _Screen(self._show_text, self._outbox)
         agent = VoxplaneAgent(pipeline, self._on_reply, voice=False)
         self._conversation.prepare(pipeline.target)
+        self._listener = self._conversation.listen(session, pipeline.target, lambda source, message: None)
         await session.start(agent, record=False)  # pyright: ignore[reportUnknownMemberType]
         self._session = session
         target = pipeline.target
@@ -183,6 +179,8 @@ class TextSession:
             task.cancel()
         if self._session is not None:
             await self._session.aclose()
+        if self._listener is not None:
+            self._listener.close()
         await self._conversation.aclose()
 
     async def _introduce(self, pipeline: Pipeline, *, anyhow: bool = False) -> None:
@@ -208,19 +206,19 @@ class TextSession:
         async with self._talking:
             running = self._swap.running
             assert running is not None
-            self._turns += 1
-            turn = self._turn = _Turn(self._turns, self._clock.monotonic(), running)
-            name = f"turn {turn.number}"
+            turn = self._turn = _Turn(self._clock.monotonic(), running)
             # until the turn is shown: its own notice must not come before it
-            self._swap.reply_began(name)
+            self._swap.reply_began(TURN)
             try:
                 if self._host is not None:
                     await self._host.settled()
-                await speak().wait_for_playout()
+                handle = speak()
+                turn.number = self._conversation.turn_of(handle)
+                await handle.wait_for_playout()
                 self._show_turn(turn)
             finally:
                 self._turn = None
-                self._swap.reply_ended(name)
+                self._swap.reply_ended(TURN)
 
     def _end(self, ending: Ending) -> None:
         if self._ending is None:
@@ -246,6 +244,9 @@ class TextSession:
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turn = self._turn
+        if self._listener is not None:
+            self._listener.reply(event)
+        self._conversation.replied(event)
         if turn is None:
             return
         match event:
@@ -256,20 +257,12 @@ class TextSession:
                 turn.made_by = turn.made_by or target
                 turn.fields = json_format.ParseDict(dict(fields), struct_pb2.Struct())
                 if problem is not None:
-                    self._fail(turn, problem)
+                    self._outbox.put(ChatResponse(error=problem))
             case ReplyFailed(target, error):
                 turn.made_by = turn.made_by or target
-                self._fail(turn, error)
+                self._outbox.put(ChatResponse(error=error))
             case _:
                 pass
-
-    def _fail(self, turn: _Turn, error: status_pb2.Status) -> None:
-        self._outbox.put(ChatResponse(error=error))
-        self._link.count(error=MODEL)
-        if len(turn.errors) < ERRORS_PER_TURN_MAX:
-            failed = session_pb2.SessionError(source=MODEL, message=error.message[:ERROR_CHARS_MAX])
-            failed.time.FromNanoseconds(round(self._clock.time() * 1e9))
-            turn.errors.append(failed)
 
     def _show_text(self, text: str) -> None:
         if self._turn is not None:
@@ -291,23 +284,6 @@ class TextSession:
             shown.first_token.FromNanoseconds(round((turn.first_text - turn.began) * 1e9))
         shown.total.FromNanoseconds(round((self._clock.monotonic() - turn.began) * 1e9))
         self._outbox.put(ChatResponse(turn=shown))
-        self._figures.turns += 1
-        self._figures.errors += len(turn.errors)
-        self._conversation.record.turn(self._recorded(turn, target, shown), self._figures)
-
-    def _recorded(self, turn: _Turn, target: Target, shown: ChatTurn) -> session_pb2.SessionTurn:
-        recorded = session_pb2.SessionTurn(
-            turn=turn.number,
-            agent_id=split_agent_name(target.bundle.name)[1],
-            version=target.version,
-            revision=target.bundle.revision,
-            errors=turn.errors,
-        )
-        ago = self._clock.monotonic() - turn.began
-        recorded.start_time.FromNanoseconds(round((self._clock.time() - ago) * 1e9))
-        if turn.first_text is not None:
-            recorded.response.CopyFrom(shown.first_token)
-        return recorded
 
     def _on_outcome(self, outcome: Outcome) -> None:
         if (notice := notice_of(outcome, self._clock.time())) is not None:

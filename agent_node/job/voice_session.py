@@ -25,6 +25,7 @@ from agent_node.job.relay_client import Attachment, RelayClosedError, relay_chan
 from agent_node.job.room_frontend import RoomPort
 from agent_node.job.staging import Builder
 from agent_node.job.tracing import Tracing
+from agent_node.job.turn_listener import TurnListener
 from agent_node.job.userdata import SessionData
 from agent_node.logs import bind_session
 from agent_node.providers import new_context
@@ -104,6 +105,7 @@ class VoiceCall:
         attachment.on_command = self._conversation.command
         self._session: Session | None = None
         self._host: LiveHost | None = None
+        self._turns: TurnListener | None = None
         self._frontend: Frontend | None = None
         self._port: RoomPort | None = None
         self._ending: Ending | None = None
@@ -134,6 +136,7 @@ class VoiceCall:
         session.history.insert(self._recalled)
         agent = VoxplaneAgent(pipeline, self._on_reply, history=ChatContext(list(self._recalled)))
         conversation.prepare(pipeline.target)
+        self._turns = conversation.listen(session, pipeline.target, self._on_problem)
         await session.start(agent, room=self._ctx.room, record=False)  # pyright: ignore[reportUnknownMemberType]
         conversation.began(session, pipeline.target)
         self._open_frontend(session, pipeline)
@@ -151,7 +154,13 @@ class VoiceCall:
             pipeline.target,
             seq=first_seq(conversation.record.session.replacements),
         )
-        frontend = self._frontend = Frontend(feed, port, self._clock, count=self._attachment.count)
+        frontend = self._frontend = Frontend(
+            feed,
+            port,
+            self._clock,
+            count=self._attachment.count,
+            failed=self._turns.problem if self._turns is not None else None,
+        )
         port.watch(lambda present: frontend.caller(present=present))
 
     async def _close_frontend(self) -> None:
@@ -281,6 +290,8 @@ class VoiceCall:
 
     def _on_close(self, event: CloseEvent) -> None:
         ending = self._ending or _ending_of(event, self._lost)
+        if self._turns is not None:
+            self._turns.close()
         self._conversation.record.end(ending.outcome, ending.reason)
         if self._ending is None:
             # else the job stays until the room closes, and holds up a drain
@@ -290,8 +301,16 @@ class VoiceCall:
         self._lost = reason
 
     def _on_reply(self, event: ReplyEvent) -> None:
+        turns = self._turns
+        assert turns is not None
+        turns.reply(event)
+        self._conversation.replied(event)
         if self._frontend is not None:
-            self._frontend.take(event, 1)
+            self._frontend.take(event, turns.turn)
+
+    def _on_problem(self, source: str, message: str) -> None:
+        if self._frontend is not None and self._turns is not None:
+            self._frontend.problem(source, message, self._turns.turn)
 
     def _stop_tools(self) -> None:
         """LiveKit would wait for those that run."""
