@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ class Event:
 class Reply:
     """A turn: what the caller's words were heard as, and what the agent answered.
 
-    `heard` is the agent's audio; `fields` are the payloads of the RPCs that came
-    meanwhile. Times are those of time.monotonic().
+    `heard` is the agent's audio. Times are those of time.monotonic().
     """
 
     words: str
@@ -52,7 +51,6 @@ class Reply:
     concealed_samples: int
     lost_packets: int
     spoken_at: float
-    fields: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
     def seconds(self) -> float:
@@ -201,6 +199,10 @@ class Call:
         began, ended = await self._callers.do("speak", self.room, pcm=str(self._callers.speech(words)))
         return began, ended
 
+    def speaking(self, words: str) -> asyncio.Task[tuple[float, float]]:
+        """Begin to say it, as `speak` does."""
+        return asyncio.create_task(self.speak(words))
+
     async def reply(self, words: str, *, since: int, spoken_at: float) -> Reply:
         """The agent's reply to words that were spoken, when it has been heard to its end."""
         seen = await self.wait("transcript", since=since, speaker="caller", final=True)
@@ -214,7 +216,6 @@ class Call:
             concealed_samples=heard["concealed_samples"],
             lost_packets=heard["lost_packets"],
             spoken_at=spoken_at,
-            fields=[json.loads(event["payload"]) for event in self.of("rpc", since)],
         )
 
     async def turn(self, words: str) -> Reply:

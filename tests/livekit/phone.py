@@ -63,6 +63,7 @@ class Phone:
         self._tell = tell
         self._microphone = Microphone()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rpcs = 0
         self._rpc_delay = 0.0
         self._rpc_error = ""
         self.room = rtc.Room()
@@ -181,8 +182,13 @@ class Phone:
         )
 
     async def _on_rpc(self, call: rtc.RpcInvocationData) -> str:
-        self._tell("rpc", who=call.caller_identity, method=call.method, payload=call.payload)
-        await asyncio.sleep(self._rpc_delay)
+        self._rpcs += 1
+        about = {"who": call.caller_identity, "method": call.method, "payload": call.payload}
+        self._tell("rpc", **about, at_once=self._rpcs)
+        try:
+            await asyncio.sleep(self._rpc_delay)
+        finally:
+            self._rpcs -= 1
         if self._rpc_error:
             raise rtc.RpcError(rtc.RpcError.ErrorCode.APPLICATION_ERROR, self._rpc_error)
         return ANSWERED
