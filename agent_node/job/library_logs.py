@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-_LOUD = ("livekit", "livekit.agents", "livekit.plugins", "openai", "httpx", "asyncio", "grpc")
+_LOUD = ("livekit", "livekit.agents", "livekit.plugins", "openai", "httpx", "httpx2", "asyncio", "grpc")
 
 
 def quieten_libraries() -> None:
