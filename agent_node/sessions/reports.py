@@ -129,8 +129,8 @@ class SessionReports:
         self._on_way = []
         for known in self._known.values():
             known.acknowledged = known.acknowledged and (known.ended or known.refused)
-        news = [key for key, known in self._known.items() if self._has_news(known)]
-        self._unsent = dict.fromkeys([*(key for key in again if key in self._known), *news])
+        news = {key: None for key, known in self._known.items() if self._has_news(known)}
+        self._unsent = {key: None for key in again if key in news} | news
 
     def next_batch(self) -> pb2.SessionBatch | None:
         """The next batch, which then is on its way; None while there is one, or
@@ -204,6 +204,10 @@ class SessionReports:
     def whole(self) -> list[Frame]:
         """All entries that count, which then count as written."""
         return self._mirror.whole(self._known, self._turns)
+
+    def kept(self) -> list[Frame]:
+        """All entries that count."""
+        return _entries(self._known, self._turns)
 
     def _has_news(self, known: _Known) -> bool:
         return bool(known.turns) or not known.acknowledged
@@ -344,8 +348,7 @@ class _Mirror:
 
     def whole(self, known: dict[SessionId, _Known], turns: dict[tuple[SessionId, int], bytes]) -> list[Frame]:
         """See SessionReports."""
-        frames = [_record(key, each) for key, each in known.items()]
-        frames += [Frame(Kind.TURN, key, turn) for (key, _), turn in turns.items()]
+        frames = _entries(known, turns)
         self._gone, self._written = [], {}
         self._mark(known, turns)
         return frames
@@ -356,6 +359,11 @@ class _Mirror:
         for key, number in turns:
             self._written[key].add(number)
         self.records, self.turns = {}, {}
+
+
+def _entries(known: dict[SessionId, _Known], turns: dict[tuple[SessionId, int], bytes]) -> list[Frame]:
+    records = [_record(key, each) for key, each in known.items()]
+    return records + [Frame(Kind.TURN, key, turn) for (key, _), turn in turns.items()]
 
 
 def _record(key: SessionId, known: _Known) -> Frame:

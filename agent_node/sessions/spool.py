@@ -45,9 +45,8 @@ class Spool:
         seconds since 1970 (0: there is none)."""
         frames: list[Frame] = []
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
+            with _open(self._path) as file:
+                status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode) or file.read(len(MAGIC)) != MAGIC:
                     self._set_aside("it is no spool that this version of the node reads")
                     return [], 0.0
@@ -121,6 +120,15 @@ class Spool:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file, or what is in its place; a FIFO must not hang the start."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(f"{path.name} is a folder")
+    return os.fdopen(descriptor, "rb")
 
 
 def _frames(file: BinaryIO) -> Iterator[Frame]:
