@@ -20,6 +20,7 @@ import typer
 from pydantic import ValidationError
 
 from agent_node.logs import configure_logs
+from agent_node.processes import kill_descendants
 from agent_node.relay import (
     Admission,
     Board,
@@ -46,8 +47,9 @@ from agent_node.upstream import (
     connect,
 )
 from voxplane.clock import Clock, SystemClock
-from voxplane.names import ALL_TENANTS
+from voxplane.names import ALL_TENANTS, TenantId, agent_name
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
+from voxplane.node.v1.relay_service_pb2 import CallerContext
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import session_service_pb2_grpc as session_grpc
@@ -61,12 +63,17 @@ LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 LIVEKIT_ENV = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 RELAY_GRACE_SECONDS = 0.5
 RELAY_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-VOICE_CLOSE_SECONDS_MAX = 8.0
+VOICE_HURRY_SECONDS_MAX = 8.0
+"""For the voice worker to end in a hurry, before it is cancelled."""
+VOICE_CANCEL_SECONDS_MAX = 3.0
+CALLS_STOP_SECONDS_MAX = 45.0
+"""From the end of the drain to the end of the process, if all of it hangs."""
 STOP_SECONDS_MAX = 15.0
-"""From the end of the drain to the end of the process, at the longest."""
+"""From the end of the calls to the end of the process, at the longest."""
 
-Voice = Callable[[Path, asyncio.Event], Coroutine[None, None, None]]
-"""Serves voice calls, given the relay's socket, until the event is set."""
+Voice = Callable[["Node", "Stop"], Coroutine[None, None, None]]
+"""Serves the node's voice calls until asked to stop, and then lets them end
+within a time that it bounds itself, and soon in a hurry."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -89,10 +96,13 @@ class Stop:
 
 class Node:
     """The parts of a node, wired. `collectors` may be added to; their metrics
-    are served with the node's own."""
+    are served with the node's own. So may `unready`: each says why the node is
+    not to be given calls, or nothing."""
 
     def __init__(self, settings: NodeSettings, check: Check) -> None:
         self.collectors: list[Collector] = []
+        self.unready: list[Callable[[], str]] = [self._why_unready]
+        self._draining = False
         clock, jitter = SystemClock(), random.random
         self._settings = settings
         self._clock = clock
@@ -167,8 +177,27 @@ class Node:
 
     def drain(self) -> None:
         """Take no new text sessions, and replace no process that dies."""
+        self._draining = True
         self._pool.refuse()
         self.desk.drain()
+
+    async def ask(self, caller: CallerContext) -> None:
+        """Whether a call may begin; see calls.Permission."""
+        await self._board.ready(agent_name(caller.tenant_id, caller.agent_id))
+        self._admission.check(caller)
+
+    def knows_all(self, tenant_id: TenantId) -> bool:
+        """Whether an agent that the node does not know does not exist."""
+        ours = self._settings.only_tenant in (ALL_TENANTS, tenant_id)
+        return ours and self._upstream.protocol.freshness.is_level(tenant_id)
+
+    def _why_unready(self) -> str:
+        if self._draining:
+            return "the node is stopping"
+        protocol = self._upstream.protocol
+        if not protocol.snapshots and not protocol.freshness.in_step:
+            return "the node has had no config yet"
+        return ""
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -225,7 +254,8 @@ class Node:
         )
         async with AsyncExitStack() as held:
             try:
-                port = await held.enter_async_context(serving(metrics, *address))
+                unready = lambda: "; ".join(filter(None, (why() for why in self.unready)))  # noqa: E731
+                port = await held.enter_async_context(serving(metrics, *address, unready))
             except OSError as error:
                 said = f"metrics_listen: {self._settings.metrics_listen}: {error.strerror or error}"
                 raise ConfigurationError(said) from error
@@ -280,7 +310,7 @@ async def run_node(
     with claim(settings.socket):
         node = Node(settings, check)
         async with node.running():
-            worker = asyncio.create_task(voice(settings.socket, stop.asked)) if voice else None
+            worker = asyncio.create_task(voice(node, stop)) if voice else None
             try:
                 await _first_of(worker, stop.asked)
                 node.drain()
@@ -305,8 +335,10 @@ async def _first_of(worker: asyncio.Task[None] | None, event: asyncio.Event) -> 
 
 
 async def _end(worker: asyncio.Task[None]) -> None:
+    """In a hurry, then by force."""
+    await asyncio.wait({worker}, timeout=VOICE_HURRY_SECONDS_MAX)
     worker.cancel()
-    await asyncio.wait({worker}, timeout=VOICE_CLOSE_SECONDS_MAX)
+    await asyncio.wait({worker}, timeout=VOICE_CANCEL_SECONDS_MAX)
 
 
 def livekit_wanted(environment: Mapping[str, str]) -> bool:
@@ -322,11 +354,28 @@ def livekit_wanted(environment: Mapping[str, str]) -> bool:
 def _voice(settings: NodeSettings) -> Voice | None:
     if not livekit_wanted(os.environ):
         return None
-    from agent_node.job.voice import WorkerSettings, run_worker  # heavy, and only for voice
+    from agent_node.calls import CallFigures, CallSettings, CallWorker  # heavy, and only for voice
 
-    async def voice(socket: Path, stop: asyncio.Event) -> None:
-        worker = WorkerSettings(settings.drain_seconds, VOICE_CLOSE_SECONDS_MAX)
-        await run_worker(relay_socket=socket, stop=stop, settings=worker)
+    async def voice(node: Node, stop: Stop) -> None:
+        worker = CallWorker(
+            CallSettings(
+                sessions_max=settings.max_sessions,
+                tenant_max=settings.max_sessions_per_tenant,
+                cpu_max=settings.max_cpu_load,
+                idle=settings.idle_calls,
+                memory_limit_mb=settings.job_memory_limit_mb,
+                drain_seconds=settings.drain_seconds,
+            ),
+            node_id=settings.node_id,
+            relay_socket=settings.socket,
+            permission=node,
+            desk=node.desk,
+            clock=SystemClock(),
+            jitter=random.random,
+        )
+        node.collectors.append(CallFigures(worker))
+        node.unready.append(lambda: "" if worker.registered else "LiveKit does not offer calls to the node")
+        await worker.run(stop)
 
     return voice
 
@@ -342,15 +391,40 @@ async def _main(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
-    os.environ.update(secrets_environment(settings))  # for checks here, and for voice jobs
-    await run_node(settings, _check(), _voice(settings), stop, _exit_at_the_latest)
+    os.environ.update(  # for checks here, and for voice jobs
+        {
+            NODE_ID_ENV: settings.node_id,
+            LOG_FORMAT_ENV: settings.log_format,
+            **secrets_environment(settings),
+        }
+    )
+    stopped = asyncio.create_task(_bound_stop(stop, settings.drain_seconds + CALLS_STOP_SECONDS_MAX))
+    try:
+        await run_node(
+            settings, _check(), _voice(settings), stop, lambda: _exit_at_the_latest(STOP_SECONDS_MAX)
+        )
+    finally:
+        stopped.cancel()
+        # LiveKit's fork server, the jobs that it has lost sight of, and what they have started
+        if killed := await asyncio.to_thread(kill_descendants):
+            _log.info("processes killed", count=killed)
 
 
-def _exit_at_the_latest() -> None:
-    """Whatever a library holds must not keep the process."""
-    timer = threading.Timer(STOP_SECONDS_MAX, os._exit, (1,))
+async def _bound_stop(stop: Stop, seconds: float) -> None:
+    await stop.asked.wait()
+    _exit_at_the_latest(seconds)
+
+
+def _exit_at_the_latest(seconds: float) -> None:
+    """Whatever a library holds must not keep the process, nor leave others behind."""
+    timer = threading.Timer(seconds, _exit)
     timer.daemon = True
     timer.start()
+
+
+def _exit() -> None:
+    kill_descendants()
+    os._exit(1)
 
 
 def command(
@@ -362,6 +436,17 @@ def command(
     label: Annotated[list[str] | None, typer.Option(help="A label, as key=value; repeatable.")] = None,
     max_text_sessions: Annotated[int | None, typer.Option(help="Most text sessions at once.")] = None,
     idle_jobs: Annotated[int | None, typer.Option(help="Warm text processes.")] = None,
+    max_sessions: Annotated[int | None, typer.Option(help="Most voice calls at once.")] = None,
+    max_sessions_per_tenant: Annotated[
+        int | None, typer.Option(help="Most voice calls of a tenant at once; 0: no limit.")
+    ] = None,
+    max_cpu_load: Annotated[
+        float | None, typer.Option(help="Share of the processors from which calls are refused, 0 to 1.")
+    ] = None,
+    idle_calls: Annotated[int | None, typer.Option(help="Warm voice processes.")] = None,
+    job_memory_limit_mb: Annotated[
+        int | None, typer.Option(help="Memory from which a call's process is killed; 0: no limit.")
+    ] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Longest wait for calls to end.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -402,6 +487,11 @@ def command(
         "labels": label or None,
         "max_text_sessions": max_text_sessions,
         "idle_jobs": idle_jobs,
+        "max_sessions": max_sessions,
+        "max_sessions_per_tenant": max_sessions_per_tenant,
+        "max_cpu_load": max_cpu_load,
+        "idle_calls": idle_calls,
+        "job_memory_limit_mb": job_memory_limit_mb,
         "drain_seconds": drain_seconds,
         "log_format": log_format,
         "log_level": log_level,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -20,6 +20,9 @@ from agent_node.relay import Admission, Board, SessionDesk, Stager
 from agent_node.sessions import SessionUplink
 from agent_node.upstream import CacheWriter, Upstream
 from voxplane.clock import Clock
+
+Unready = Callable[[], str]
+"""Why the node is not to be given calls; empty if it is."""
 
 PREFIX = "voxplane_node_"
 SHUTDOWN_SECONDS_MAX = 0.5
@@ -183,10 +186,12 @@ class SessionMetrics(Collector):
 
 
 @asynccontextmanager
-async def serving(metrics: NodeMetrics, host: str, port: int) -> AsyncGenerator[int]:
-    """Serve /metrics for the block; gives the port. Raises OSError if it
-    cannot be had."""
-    runner = web.AppRunner(application(metrics), access_log=None)
+async def serving(
+    metrics: NodeMetrics, host: str, port: int, unready: Unready = lambda: ""
+) -> AsyncGenerator[int]:
+    """Serve /metrics, /healthz and /readyz for the block; gives the port.
+    Raises OSError if it cannot be had."""
+    runner = web.AppRunner(application(metrics, unready), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, shutdown_timeout=SHUTDOWN_SECONDS_MAX)
@@ -196,16 +201,25 @@ async def serving(metrics: NodeMetrics, host: str, port: int) -> AsyncGenerator[
         await runner.cleanup()
 
 
-def application(metrics: NodeMetrics) -> web.Application:
-    """An HTTP application with /metrics."""
+def application(metrics: NodeMetrics, unready: Unready) -> web.Application:
+    """An HTTP application with /metrics, /healthz and /readyz."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(metrics)
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        why = unready()
+        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
     app = web.Application()
     app.router.add_get("/metrics", answer)
+    app.router.add_get("/healthz", healthy)
+    app.router.add_get("/readyz", ready)
     return app
 
 

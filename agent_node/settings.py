@@ -22,6 +22,7 @@ from voxplane.names import ALL_TENANTS
 
 ENV_PREFIX = "VOXPLANE_"
 PORT_MAX = 65_535
+JOB_MEMORY_MB_MIN = 256
 SECRET_ENV_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
 SECRET_DIRS = (Path("/run/secrets"),)
 
@@ -42,6 +43,11 @@ class NodeSettings(BaseSettings):
     labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str], max_length=64)
     max_text_sessions: int = Field(default=100, ge=0, le=10_000)
     idle_jobs: int = Field(default=1, ge=0, le=100)
+    max_sessions: int = Field(default=100, ge=1, le=10_000)
+    max_sessions_per_tenant: int = Field(default=0, ge=0, le=10_000)
+    max_cpu_load: float = Field(default=0.7, gt=0, le=1)
+    idle_calls: int = Field(default=2, ge=0, le=100)
+    job_memory_limit_mb: int = Field(default=0, ge=0, le=1_000_000)
     drain_seconds: float = Field(default=60.0, ge=0, le=86_400)
     session_spool_mb: int = Field(default=64, ge=1, le=65_536)
     log_format: LogFormat = "json"
@@ -109,6 +115,13 @@ class NodeSettings(BaseSettings):
             if not folder.is_absolute() or "," in str(folder):
                 raise ValueError(f"{folder} must be absolute and without a comma")
         return folders
+
+    @field_validator("job_memory_limit_mb")
+    @classmethod
+    def _holds_a_job(cls, limit: int) -> int:
+        if 0 < limit < JOB_MEMORY_MB_MIN:
+            raise ValueError(f"a job needs {JOB_MEMORY_MB_MIN} MiB at least; 0 means no limit")
+        return limit
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,11 +29,27 @@ class _Metadata(BaseModel):
     variables: Annotated[dict[_VariableName, _VariableValue], Field(max_length=100)] = Field(
         default_factory=dict[str, str]
     )
+    session: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127}$")] = ""
+    node: Annotated[str, Field(max_length=128)] = ""
 
 
-def caller_of(metadata: str, session_id: str) -> CallerContext:
-    """The caller of the job `session_id`, whose metadata is
-    {"tenant", "agent", "user", "alias", "variables"}; tenant and agent are required.
+@dataclass(frozen=True, slots=True)
+class VoiceRequest:
+    """What a job is for. `node` is the only node that is to take it; empty means any."""
+
+    caller: CallerContext
+    node: str = ""
+
+
+def caller_of(metadata: str, job_id: str) -> CallerContext:
+    """The caller of a job; see request_of."""
+    return request_of(metadata, job_id).caller
+
+
+def request_of(metadata: str, job_id: str) -> VoiceRequest:
+    """What the job's metadata asks for: {"tenant", "agent", "user", "alias",
+    "variables", "session", "node"}; tenant and agent are required. Without a
+    session the job's id is the session's.
 
     Raises VoxplaneError(INVALID_REQUEST) with paths such as `metadata.tenant`;
     it repeats nothing of what the caller sent.
@@ -46,14 +64,30 @@ def caller_of(metadata: str, session_id: str) -> CallerContext:
         raise _refused(
             [Violation(".".join(["metadata", *map(str, each["loc"][:1])]), each["msg"]) for each in found]
         ) from None
-    return CallerContext(
-        session_id=session_id,
+    caller = CallerContext(
+        session_id=parsed.session or job_id,
         tenant_id=parsed.tenant,
         agent_id=parsed.agent,
         user_id=parsed.user,
         alias=parsed.alias,
         variables=parsed.variables,
     )
+    return VoiceRequest(caller, parsed.node)
+
+
+def metadata_of(request: VoiceRequest) -> str:
+    """The metadata of a job that takes a session over."""
+    caller = request.caller
+    metadata = {
+        "tenant": caller.tenant_id,
+        "agent": caller.agent_id,
+        "user": caller.user_id,
+        "alias": caller.alias,
+        "variables": dict(caller.variables),
+        "session": caller.session_id,
+        "node": request.node,
+    }
+    return json.dumps({key: value for key, value in metadata.items() if value}, ensure_ascii=False)
 
 
 def _refused(violations: list[Violation]) -> VoxplaneError:

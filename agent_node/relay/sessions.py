@@ -44,9 +44,14 @@ COMMANDS_MAX = 100
 """That a session has still to answer."""
 GIVEN_UP_MAX = 10_000
 """Sessions that are known not to come back; of more the oldest are forgotten."""
+JOBS_KNOWN_MAX = 10_000
+"""Jobs that have been here; of more the oldest are forgotten."""
 VIOLATIONS_MAX = 10
 """Of a report, that are logged."""
 ALARM_SECONDS_MIN = 0.01
+
+_OF_A_STOP = (session_pb2.SESSION_OUTCOME_CALLER_LEFT, session_pb2.SESSION_OUTCOME_OPERATOR_ENDED)
+"""How jobs that the node ends may think that they have ended."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -113,6 +118,7 @@ class SessionDesk:
         self._held: dict[SessionId, HeldSession] = {}
         self._seats: dict[SessionId, Seat] = {}
         self._given_up: dict[SessionId, None] = {}
+        self._jobs: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._draining = False
         self._stopping = False
@@ -144,6 +150,10 @@ class SessionDesk:
         held = self._held.get(id_of(orphan.caller))
         return held is not None and held.due is not None
 
+    def attached(self, job_id: str) -> bool:
+        """Whether one of LiveKit's jobs has ever been here."""
+        return job_id in self._jobs
+
     def attach(self, hello: relay_pb2.JobHello) -> Seat:
         """A process has a session from now on. Raises VoxplaneError
         INVALID_REQUEST if another one has it, SESSION_ENDED if it was given
@@ -169,6 +179,7 @@ class SessionDesk:
                 seat.commands.put_nowait(command)
         if key.session_id:
             self._held[key], self._seats[key] = held, seat
+            self._know(hello.job_id)
         return seat
 
     def command(self, command: SessionCommand) -> None:
@@ -195,6 +206,27 @@ class SessionDesk:
         held = self._held.get(id_of(orphan.caller))
         if held is not None and held.due is not None:
             self._fail(held, reason)
+
+    def moved(self, orphan: Orphan) -> None:
+        """Another node has taken the session over, and reports it from now on;
+        nothing if somebody has here, or it is over."""
+        held = self._held.get(id_of(orphan.caller))
+        if held is not None and held.due is not None:
+            _log.warning("session taken over by another node", **_names(held))
+            self._forget(held)
+
+    def end_all(self, reason: str, *, now: bool = False) -> int:
+        """The node ends the calls that are left, each after a last word unless
+        it is to be at once; how many are told."""
+        self.stop()
+        told = 0
+        for key, seat in self._seats.items():
+            if self._held[key].is_voice and not seat.commands.full():
+                command = SessionCommand(session=session_service_pb2.SessionKey(**key._asdict()))
+                command.end.now, command.end.reason = now, reason
+                seat.commands.put_nowait(command)
+                told += 1
+        return told
 
     def drain(self) -> None:
         """The node takes nothing new: a process that goes now is not
@@ -261,7 +293,7 @@ class SessionDesk:
         session.tenant_id, session.session_id = held.id
         session.node_id = self._node_id
         is_end = session.state == session_pb2.SESSION_STATE_ENDED and not held.ended
-        if is_end and self._stopping and session.outcome == session_pb2.SESSION_OUTCOME_CALLER_LEFT:
+        if is_end and self._stopping and session.outcome in _OF_A_STOP:
             session.outcome = session_pb2.SESSION_OUTCOME_NODE_STOPPED
             session.end_reason = session.end_reason or "the node stopped"
         try:
@@ -279,6 +311,12 @@ class SessionDesk:
         if is_end:
             self.tally.end(session.outcome)
             self._answer_all(held)
+
+    def _know(self, job_id: str) -> None:
+        if job_id:
+            self._jobs[job_id] = None
+            if len(self._jobs) > JOBS_KNOWN_MAX:
+                del self._jobs[next(iter(self._jobs))]
 
     def _orphan(self, held: HeldSession) -> None:
         held.due = self._clock.monotonic() + ORPHAN_SECONDS_MAX

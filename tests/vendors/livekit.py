@@ -20,6 +20,8 @@ class AgentEndpoint:
         self.registrations: asyncio.Queue[agent.RegisterWorkerRequest] = asyncio.Queue()
         self.answers: asyncio.Queue[agent.AvailabilityResponse] = asyncio.Queue()
         self.updates: asyncio.Queue[agent.UpdateJobStatus] = asyncio.Queue()
+        self._loads: asyncio.Queue[bool] = asyncio.Queue()
+        self._full = self._away = False
         self._jobs: dict[str, agent.Job] = {}
         self._socket: web.WebSocketResponse | None = None
         app = web.Application()
@@ -43,7 +45,26 @@ class AgentEndpoint:
         await self._socket.send_bytes(message.SerializeToString())
         return await self.answers.get()
 
+    async def full(self) -> bool:
+        """Wait until the worker says the contrary of what it last said: that it is full, or not any more."""
+        while (said := await self._loads.get()) == self._full:
+            pass
+        self._full = said
+        return said
+
+    async def go_away(self) -> None:
+        """Close the connection to the worker, and take no other until `come_back`."""
+        self._away = True
+        assert self._socket is not None
+        await self._socket.close()
+
+    def come_back(self) -> None:
+        """Take connections again."""
+        self._away = False
+
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        if self._away:
+            raise web.HTTPServiceUnavailable
         assert request.headers["Authorization"].startswith("Bearer ")
         self._socket = socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -58,6 +79,8 @@ class AgentEndpoint:
                     if message.availability.available:
                         await self._assign(socket, message.availability.job_id)
                     await self.answers.put(message.availability)
+                case "update_worker":
+                    self._loads.put_nowait(message.update_worker.status == agent.WorkerStatus.WS_FULL)
                 case "update_job":
                     await self.updates.put(message.update_job)
                 case _:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from agent_node.daemon import (
     LIVEKIT_ENV,
     ConfigurationError,
+    Node,
     Stop,
     command,
     livekit_wanted,
@@ -128,10 +129,10 @@ async def test_a_stop_drains_voice_and_a_second_one_does_not_wait(tmp_path: Path
     settings = load_settings({"data_dir": tmp_path, "server": "127.0.0.1:1", "max_text_sessions": 0})
     draining, stop = asyncio.Event(), Stop()
 
-    async def voice(socket: Path, stopping: asyncio.Event) -> None:
-        await stopping.wait()
+    async def voice(node: Node, stopping: Stop) -> None:
+        await stopping.asked.wait()
         draining.set()
-        await asyncio.Event().wait()
+        await stopping.hurry.wait()
 
     running = asyncio.create_task(run_node(settings, lambda config: None, voice, stop))
     stop.ask()
@@ -147,7 +148,7 @@ async def test_a_worker_that_fails_ends_the_node(tmp_path: Path) -> None:
     """When voice cannot go on the node ends with its error, to be started again."""
     settings = load_settings({"data_dir": tmp_path, "server": "127.0.0.1:1", "max_text_sessions": 0})
 
-    async def voice(socket: Path, stopping: asyncio.Event) -> None:
+    async def voice(node: Node, stopping: Stop) -> None:
         raise RuntimeError("LiveKit cannot be reached")
 
     with pytest.raises(ExceptionGroup) as caught:

@@ -5,20 +5,39 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from livekit.protocol import agent
 
-from agent_node.job.voice import WorkerSettings, run_worker
+from agent_node.calls import CallSettings, CallWorker
+from agent_node.daemon import Stop
+from tests.unit.voice.call_world import FakeDesk, FakePermission, metadata
 from tests.vendors.livekit import AgentEndpoint
+from voxplane.clock import SystemClock
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 
-SETTINGS = WorkerSettings(drain_seconds=5, close_seconds=10, load_threshold=float("inf"), idle_processes=0)
+SETTINGS = CallSettings(cpu_max=1.0, idle=0, drain_seconds=5, goodbye_seconds=1, close_seconds=10)
+STEP_SECONDS_MAX = 40
+
+
+class NoCpu:
+    """livekit.agents.utils.hw.CPUMonitor of a machine that does nothing else."""
+
+    def cpu_count(self) -> float:
+        """Many."""
+        return 64.0
+
+    def cpu_percent(self, interval: float = 0.5) -> float:
+        """Nothing, at once."""
+        return 0.0
 
 
 @pytest.fixture(scope="module")
@@ -69,61 +88,153 @@ async def relay(socket: Path) -> AsyncIterator[RecordingRelay]:
     await server.stop(0)
 
 
+class Running:
+    """A worker that runs, with what is around it."""
+
+    def __init__(self, settings: CallSettings, socket: Path) -> None:
+        self.stop = Stop()
+        self.desk = FakeDesk()
+        self.permission = FakePermission()
+        self.worker = CallWorker(
+            settings,
+            node_id="n-1",
+            relay_socket=socket,
+            permission=self.permission,
+            desk=self.desk,
+            clock=SystemClock(),
+            jitter=lambda: 0.0,
+            monitor=NoCpu(),  # pyright: ignore[reportArgumentType]
+        )
+
+
+@asynccontextmanager
+async def running(
+    endpoint: AgentEndpoint, socket: Path, settings: CallSettings = SETTINGS
+) -> AsyncIterator[Running]:
+    """A worker that is registered; at the end it is asked to stop, and has to."""
+    made = Running(settings, socket)
+    task = asyncio.create_task(made.worker.run(made.stop))
+    try:
+        registration = await asyncio.wait_for(endpoint.registrations.get(), STEP_SECONDS_MAX)
+        assert registration.agent_name == "voxplane"
+        yield made
+    finally:
+        if not made.stop.asked.is_set():
+            made.stop.ask()
+        await asyncio.wait_for(task, STEP_SECONDS_MAX)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Wait for what real processes do."""
+    async with asyncio.timeout(STEP_SECONDS_MAX):
+        while not done():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def offered(answer: Awaitable[agent.AvailabilityResponse]) -> agent.AvailabilityResponse:
+    """What the worker says to an offer."""
+    return await asyncio.wait_for(answer, STEP_SECONDS_MAX)
+
+
 async def test_a_job_attaches_to_the_relay_in_a_process_of_its_own(
     endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
 ) -> None:
-    """The caller of the job's metadata comes to the relay; a job without a room ends by itself."""
-    stop = asyncio.Event()
-    worker = asyncio.create_task(run_worker(relay_socket=socket, stop=stop, settings=SETTINGS))
-    await asyncio.wait_for(endpoint.registrations.get(), 30)
-    metadata = {"tenant": "acme", "agent": "interview", "user": "ann", "variables": {"name": "Ann"}}
-    answer = await asyncio.wait_for(endpoint.offer(json.dumps(metadata), "job-7"), 10)
-    assert answer.available
+    """The caller of the job's metadata comes to the relay; a job without a room ends by itself, and its
+    slot is free again."""
+    async with running(endpoint, socket) as made:
+        wanted = {"tenant": "acme", "agent": "interview", "user": "ann", "variables": {"name": "Ann"}}
+        answer = await offered(endpoint.offer(json.dumps(wanted), "job-7"))
+        assert answer.available
+        assert answer.participant_identity == "agent-job-7"
+        assert answer.participant_attributes["voxplane.session_id"] == "job-7"
 
-    hello = await asyncio.wait_for(relay.attached.get(), 30)
-    assert hello.pid != os.getpid()
-    assert hello.caller == relay_pb2.CallerContext(
-        session_id="job-7",
-        tenant_id="acme",
-        agent_id="interview",
-        user_id="ann",
-        variables={"name": "Ann"},
-    )
-    stop.set()
-    await asyncio.wait_for(worker, 30)
-    await asyncio.wait_for(relay.detached.wait(), 5)
+        hello = await asyncio.wait_for(relay.attached.get(), STEP_SECONDS_MAX)
+        assert hello.pid != os.getpid()
+        assert hello.caller == relay_pb2.CallerContext(
+            session_id="job-7",
+            tenant_id="acme",
+            agent_id="interview",
+            user_id="ann",
+            variables={"name": "Ann"},
+        )
+        assert made.worker.registered
+        assert len(made.worker.slots) == 1
+    await asyncio.wait_for(relay.detached.wait(), STEP_SECONDS_MAX)
+    assert len(made.worker.slots) == 0
+    assert not made.worker.registered
 
 
-async def test_the_worker_registers_refuses_bad_metadata_and_stops(
-    endpoint: AgentEndpoint, socket: Path
+async def test_a_refusal_reaches_livekit(endpoint: AgentEndpoint, socket: Path) -> None:
+    """A job without a caller is ended; one that others may take is only refused."""
+    async with running(endpoint, socket, replace(SETTINGS, sessions_max=1)) as made:
+        answer = await offered(endpoint.offer('{"tenant": "acme"}'))
+        assert (answer.available, answer.terminate) == (False, True)
+        made.permission.waits = True
+        answer = await offered(endpoint.offer(metadata()))
+        assert (answer.available, answer.terminate) == (False, False)
+        assert made.worker.gate.refusals == {"INVALID_REQUEST": 1, "NOT_READY": 1}
+
+
+@pytest.mark.parametrize("endpoint", [True], indirect=True)
+async def test_livekit_hears_at_once_that_the_node_is_full(
+    endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
 ) -> None:
-    """It registers under the one generic name, ends a job without a caller, and stops when told."""
-    stop = asyncio.Event()
-    worker = asyncio.create_task(run_worker(relay_socket=socket, stop=stop, settings=SETTINGS))
-    registration = await asyncio.wait_for(endpoint.registrations.get(), 30)
-    assert registration.agent_name == "voxplane"
+    """And a job that dies makes room, is known by its exit, and is healed by the worker if the relay
+    never knew of it."""
+    async with running(endpoint, socket, replace(SETTINGS, sessions_max=1)) as made:
+        await offered(endpoint.offer(metadata(), "job-1"))
+        hello = await asyncio.wait_for(relay.attached.get(), STEP_SECONDS_MAX)
+        assert await asyncio.wait_for(endpoint.full(), STEP_SECONDS_MAX)
+        refused = await offered(endpoint.offer(metadata(), "job-2"))
+        assert (refused.available, refused.terminate) == (False, False)
 
-    answer = await asyncio.wait_for(endpoint.offer('{"tenant": "acme"}'), 10)
-    assert not answer.available
-    assert answer.terminate
-
-    stop.set()
-    await asyncio.wait_for(worker, 20)
+        made.desk.known.add("job-1")
+        os.kill(hello.pid, signal.SIGKILL)
+        await until(lambda: not len(made.worker.slots))
+        assert made.worker.ends == {"died": 1}
+        assert not await asyncio.wait_for(endpoint.full(), STEP_SECONDS_MAX)
+        assert made.worker.healer is not None
+        assert not made.worker.healer.outcomes
 
 
 @pytest.mark.parametrize("endpoint", [True], indirect=True)
 async def test_a_worker_that_does_not_close_is_closed_by_force(
     endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
 ) -> None:
-    """After the drain and the close have had their time the worker's jobs are killed."""
-    stop = asyncio.Event()
-    hasty = replace(SETTINGS, drain_seconds=0.1, close_seconds=0.1)
-    worker = asyncio.create_task(run_worker(relay_socket=socket, stop=stop, settings=hasty))
-    await asyncio.wait_for(endpoint.registrations.get(), 30)
-    await asyncio.wait_for(endpoint.offer('{"tenant": "acme", "agent": "interview"}'), 10)
-    await asyncio.wait_for(relay.attached.get(), 30)
-    assert not relay.detached.is_set()
+    """After the drain calls are told to end; when that and the close have had their time jobs are killed."""
+    hasty = replace(SETTINGS, drain_seconds=0.1, goodbye_seconds=0.1, close_seconds=0.1)
+    async with running(endpoint, socket, hasty) as made:
+        await offered(endpoint.offer(metadata()))
+        await asyncio.wait_for(relay.attached.get(), STEP_SECONDS_MAX)
+        assert not relay.detached.is_set()
+    assert made.desk.ends == ["the node is stopping"]
+    await asyncio.wait_for(relay.detached.wait(), STEP_SECONDS_MAX)
 
-    stop.set()
-    await asyncio.wait_for(worker, 20)
-    await asyncio.wait_for(relay.detached.wait(), 5)
+
+@pytest.mark.parametrize("endpoint", [True], indirect=True)
+async def test_a_hurry_does_not_wait_for_calls(
+    endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
+) -> None:
+    """Asked twice the worker ends its jobs, though they might have gone on."""
+    patient = replace(SETTINGS, drain_seconds=3600, goodbye_seconds=3600, close_seconds=3600)
+    async with running(endpoint, socket, patient) as made:
+        await offered(endpoint.offer(metadata()))
+        await asyncio.wait_for(relay.attached.get(), STEP_SECONDS_MAX)
+        made.stop.ask()
+        refused = await offered(endpoint.offer(metadata(), "job-2"))
+        assert not refused.available
+        assert made.worker.gate.refusals == {"DRAINING": 1}
+        assert not relay.detached.is_set()
+        made.stop.ask()
+    await asyncio.wait_for(relay.detached.wait(), STEP_SECONDS_MAX)
+
+
+async def test_a_server_that_goes_is_waited_for(endpoint: AgentEndpoint, socket: Path) -> None:
+    """The worker knows that it is not registered, and registers again by itself."""
+    async with running(endpoint, socket) as made:
+        await endpoint.go_away()
+        await until(lambda: not made.worker.registered)
+        endpoint.come_back()
+        await asyncio.wait_for(endpoint.registrations.get(), STEP_SECONDS_MAX)
+        await until(lambda: made.worker.registered)
+        assert made.worker.restarts == 0
