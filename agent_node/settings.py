@@ -45,7 +45,7 @@ class NodeSettings(BaseSettings):
     idle_jobs: int = Field(default=1, ge=0, le=100)
     max_sessions: int = Field(default=100, ge=1, le=10_000)
     max_sessions_per_tenant: int = Field(default=0, ge=0, le=10_000)
-    max_cpu_load: float = Field(default=0.7, gt=0, le=1)
+    max_cpu_load: float = Field(default=0.7, gt=0, le=100)
     idle_calls: int = Field(default=2, ge=0, le=100)
     job_memory_limit_mb: int = Field(default=0, ge=0, le=1_000_000)
     drain_seconds: float = Field(default=60.0, ge=0, le=86_400)
