@@ -16,7 +16,7 @@ from tests.livekit.program import Program
 from tests.livekit.speech import speech_of
 
 READY_SECONDS_MAX = 20.0
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 40.0
 
 Hears = Callable[[str], Awaitable[None]]
 """Is told, before it is said, what an utterance is to be heard as."""
@@ -206,7 +206,7 @@ class Call:
     async def reply(self, words: str, *, since: int, spoken_at: float) -> Reply:
         """The agent's reply to words that were spoken, when it has been heard to its end."""
         seen = await self.wait("transcript", since=since, speaker="caller", final=True)
-        heard = await self.wait("speech_heard", since=since, seconds=2 * WAIT_SECONDS)
+        heard = await self.wait("speech_heard", since=since, seconds=WAIT_SECONDS)
         said = await self.wait("transcript", since=since, speaker="agent", final=True)
         about = {name: heard[name] for name in Heard.__dataclass_fields__}
         return Reply(

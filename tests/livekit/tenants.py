@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from google.protobuf import field_mask_pb2
 
 from tests.livekit.calls import Call
 from tests.livekit.stage import Stage
-from voxplane.v1 import agent_pb2, session_pb2, session_service_pb2
+from voxplane.v1 import agent_pb2, session_pb2
 from voxplane.v1 import agent_service_pb2 as agents_pb2
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
+from voxplane.v1 import session_service_pb2 as sessions_pb2
 from voxplane.v1 import session_service_pb2_grpc as sessions_grpc
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.v1.schema_pb2 import SchemaField
@@ -20,7 +23,10 @@ AGENT = "interviewer"
 FIELDS_METHOD = "voxplane.fields"
 TOPICS = ["lk.transcription", FIELDS_METHOD]
 ENDPOINTING_SECONDS = 0.1
+SESSION_SECONDS_MAX = 20.0
 KEYS = ("deepgram", "openai", "voice", "langfuse_public", "langfuse_secret")
+
+Found = TypeVar("Found")
 
 
 class Tenant:
@@ -102,15 +108,36 @@ class Tenant:
         """The tenant's next utterance is heard as these words."""
         await self.stage.vendors.hear(words, key=self.keys["deepgram"])
 
-    async def session(self, session_id: str) -> session_service_pb2.GetSessionResponse:
-        """A session as the control plane has it. Raises grpc.RpcError."""
-        return await self.sessions.GetSession(
-            session_service_pb2.GetSessionRequest(tenant_id=self.tenant_id, session_id=session_id)
-        )
+    async def session(
+        self, session_id: str = "", *, state: session_pb2.SessionState = session_pb2.SESSION_STATE_ACTIVE
+    ) -> session_pb2.Session:
+        """The session, or the tenant's newest, once it is in the state."""
 
-    async def listed(self) -> list[session_pb2.Session]:
-        """The tenant's sessions, the newest first."""
-        answer = await self.sessions.ListSessions(
-            session_service_pb2.ListSessionsRequest(tenant_id=self.tenant_id)
-        )
-        return list(answer.sessions)
+        async def look() -> session_pb2.Session | None:
+            request = sessions_pb2.ListSessionsRequest(tenant_id=self.tenant_id, state=state)
+            found = (await self.sessions.ListSessions(request)).sessions
+            return next((each for each in found if session_id in ("", each.session_id)), None)
+
+        return await self._when(look)
+
+    async def turns(self, session_id: str, count: int) -> list[session_pb2.SessionTurn]:
+        """The session's turns, once the control plane has so many."""
+
+        async def look() -> list[session_pb2.SessionTurn] | None:
+            request = sessions_pb2.GetSessionRequest(tenant_id=self.tenant_id, session_id=session_id)
+            found = (await self.sessions.GetSession(request)).turns
+            return list(found) if len(found) >= count else None
+
+        return await self._when(look)
+
+    async def _when(self, look: Callable[[], Awaitable[Found | None]]) -> Found:
+        """What `look` finds; it is asked again whenever a session has changed."""
+        watching = self.sessions.WatchSessions(sessions_pb2.WatchSessionsRequest(tenant_id=self.tenant_id))
+        try:
+            async with asyncio.timeout(SESSION_SECONDS_MAX):
+                async for _ in watching:
+                    if (found := await look()) is not None:
+                        return found
+            raise AssertionError("the control plane has ended the watch")
+        finally:
+            watching.cancel()

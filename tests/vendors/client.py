@@ -60,9 +60,19 @@ class VendorsClient:
         """The base_url of the receiver of traces."""
         return (await self._get("spans"))["url"]
 
-    async def spans(self) -> list[ReceivedSpan]:
-        """The spans that the receiver of traces has."""
-        return [ReceivedSpan(**span) for span in (await self._get("spans"))["spans"]]
+    async def spans(self, keys: str = "", holding: str = "") -> list[ReceivedSpan]:
+        """The spans that came with these keys and hold this text in an attribute."""
+        return _spans(await self._get("spans", keys=keys, holding=holding))
+
+    async def wait_spans(
+        self, keys: str = "", holding: str = "", seconds: float = WAIT_SECONDS
+    ) -> list[ReceivedSpan]:
+        """Those spans, once there are some. Raises TimeoutError."""
+        asked = {"keys": keys, "holding": holding, "seconds": str(seconds)}
+        found = _spans(await self._get("spans", **asked))
+        if not found:
+            raise TimeoutError(f"no span with {holding!r} in {seconds:g} s")
+        return found
 
     async def reset(self) -> None:
         """Forget all that was asked and told."""
@@ -87,3 +97,7 @@ class VendorsClient:
 
 def _requests(found: list[dict[str, Any]]) -> list[Request]:
     return [Request(**each) for each in found]
+
+
+def _spans(found: dict[str, Any]) -> list[ReceivedSpan]:
+    return [ReceivedSpan(**each) for each in found["spans"]]

@@ -54,10 +54,18 @@ class _Control:
         return web.json_response([asdict(each) for each in found])
 
     async def spans(self, request: web.Request) -> web.Response:
-        """GET: the base_url of the receiver of traces, and what it has received."""
+        """GET ?keys=&holding=&seconds=: the base_url of the receiver of traces, and
+        what it has received; with seconds, once there is some of it."""
         if self._receiver is None:
             raise web.HTTPNotFound
-        spans = [asdict(span) for span in self._receiver.spans]
+        keys, holding = request.query.get("keys", ""), request.query.get("holding", "")
+        seconds = min(float(request.query.get("seconds", "0")), WAIT_SECONDS_MAX)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._receiver.wait(keys, holding)
+        except TimeoutError:
+            pass
+        spans = [asdict(span) for span in self._receiver.of(keys, holding)]
         return web.json_response({"url": self._receiver.url, "spans": spans})
 
     async def faults(self, request: web.Request) -> web.Response:

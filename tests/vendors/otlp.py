@@ -49,6 +49,20 @@ class TraceReceiver:
             await self._arrived.wait_for(lambda: len(self.spans) >= count)
         return self.spans
 
+    def of(self, keys: str = "", holding: str = "") -> list[ReceivedSpan]:
+        """The spans that came with these keys and hold this text in an attribute;
+        all of them if both are empty."""
+        return [
+            span
+            for span in self.spans
+            if keys in ("", span.keys) and any(holding in str(value) for value in span.attributes.values())
+        ]
+
+    async def wait(self, keys: str, holding: str) -> None:
+        """Wait until there is such a span."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: self.of(keys, holding))
+
     async def __aenter__(self) -> TraceReceiver:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
