@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import cast
 
 import httpcore2
@@ -58,9 +58,12 @@ class _GatedNetwork(httpcore2.AsyncNetworkBackend):
 
 
 class GatedTransport(httpx2.AsyncBaseTransport):
-    """A transport without a proxy and without compression."""
+    """A transport without a proxy and without compression. `lost` is called
+    when a request fails, and with `one_stream` when a stream of events ends."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, lost: Callable[[], None], *, one_stream: bool) -> None:
+        self._lost = lost
+        self._one_stream = one_stream
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=ssl_context(),
             max_connections=CONNECTIONS_MAX,
@@ -86,10 +89,12 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         try:
             got = await self._pool.handle_async_request(asked)
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
+            self._lost()
             raise httpx2.TransportError(type(error).__name__) from error
         headers = httpx2.Headers(got.headers)
-        bounded = not headers.get("Content-Type", "").lower().startswith(_EVENTS)
-        response = httpx2.Response(got.status, headers=got.headers, stream=_Body(got, bounded=bounded))
+        events = headers.get("Content-Type", "").lower().startswith(_EVENTS)
+        body = _Body(got, bounded=not events, ended=self._lost if events and self._one_stream else None)
+        response = httpx2.Response(got.status, headers=got.headers, stream=body)
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             await response.aclose()
             raise httpx2.TransportError("the answer is in an encoding that was not asked for")
@@ -103,17 +108,24 @@ class GatedTransport(httpx2.AsyncBaseTransport):
 class _Body(httpx2.AsyncByteStream):
     """A body; one that is bounded breaks off when it becomes too long."""
 
-    def __init__(self, response: httpcore2.Response, *, bounded: bool) -> None:
+    def __init__(
+        self, response: httpcore2.Response, *, bounded: bool, ended: Callable[[], None] | None
+    ) -> None:
         self._response = response
         self._bounded = bounded
+        self._ended = ended
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        async for chunk in self._response.aiter_stream():
-            size += len(chunk)
-            if self._bounded and size > MESSAGE_BYTES_MAX:
-                raise httpx2.StreamError(f"the answer has more than {MESSAGE_BYTES_MAX} bytes")
-            yield chunk
+        try:
+            async for chunk in self._response.aiter_stream():
+                size += len(chunk)
+                if self._bounded and size > MESSAGE_BYTES_MAX:
+                    raise httpx2.StreamError(f"the answer has more than {MESSAGE_BYTES_MAX} bytes")
+                yield chunk
+        finally:
+            if self._ended is not None:
+                self._ended()
 
     async def aclose(self) -> None:
         await self._response.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from livekit.agents.llm import RawFunctionTool, function_tool
 from livekit.agents.llm.mcp import MCPServer, MCPToolResultContext
 from mcp import MCPError
 from mcp.client.sse import sse_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 
 from agent_node.job.tools.addresses import Gate, was_refused
 from agent_node.job.tools.calls import Calls, ToolFailed
@@ -37,6 +37,7 @@ CLOSE_SECONDS_MAX = 2.0
 ERROR_CHARS_MAX = 1_000
 
 SSE = "sse"
+NOT_FOUND = 404
 REFUSED_BY_SERVER = "tool_error"
 
 Tool = RawFunctionTool[..., Any]
@@ -56,7 +57,8 @@ class HttpMcpServer(MCPServer):
         self._headers = dict(headers)
         self._gate = gate
         self._connecting = asyncio.Lock()
-        self._lost = False
+        self._lost = asyncio.Event()
+        self._forgotten = False
         self.seconds = seconds
 
     def client_streams(self) -> AbstractAsyncContextManager[Any]:
@@ -90,23 +92,31 @@ class HttpMcpServer(MCPServer):
             headers=headers,
             timeout=timeout,
             auth=auth,
-            transport=GatedTransport(self._gate),
+            transport=GatedTransport(self._gate, self._lost.set, one_stream=self._transport == SSE),
             trust_env=False,
             follow_redirects=False,
+            event_hooks={"response": [self._look_at]},
         )
+
+    async def _look_at(self, response: httpx2.Response) -> None:
+        """A server that does not know the session any more answers so."""
+        if response.status_code == NOT_FOUND and MCP_SESSION_ID in response.request.headers:
+            self._forgotten = True
+            self._lost.set()
 
     async def connect(self) -> None:
         """Be connected. Raises what the connection raises."""
         async with self._connecting:
-            if self._lost:
+            if self._lost.is_set():
                 await self.aclose()
-                self._lost = False
+                self._lost.clear()
+                self._forgotten = False
             if not self.initialized:
                 await self.initialize()
 
     async def aclose(self) -> None:
         """Close the connection, or leave it after a bound."""
-        task = self._client_task
+        task, self._client_task = self._client_task, None
         if task is None:
             return
         self._closing_ev.set()
@@ -114,7 +124,7 @@ class HttpMcpServer(MCPServer):
         task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
-        self._client_task = None
+        self._closing_ev.clear()
 
     async def tools(self) -> list[Tool]:
         """What the server has, once it is connected."""
@@ -144,11 +154,14 @@ class HttpMcpServer(MCPServer):
     async def _call(self, tool: Tool, arguments: dict[str, Any]) -> str:
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._ask(tool, arguments)
+                said = await self._ask(tool, arguments)
         except TimeoutError:
             raise ToolFailed(
                 TIMEOUT, f"There was no answer within {self.seconds:g} s. Whether it was done is not known."
             ) from None
+        if len(said.encode(errors="replace")) > ANSWER_BYTES_MAX:
+            raise ToolFailed(TOO_LARGE, f"The answer has more than {ANSWER_BYTES_MAX} bytes. Ask for less.")
+        return said
 
     async def _ask(self, tool: Tool, arguments: dict[str, Any], *, again: bool = True) -> str:
         try:
@@ -156,18 +169,36 @@ class HttpMcpServer(MCPServer):
         except Exception as error:
             raise failed_connection(error) from None
         try:
-            said = await tool(raw_arguments=arguments)
+            return await self._unless_lost(tool(raw_arguments=arguments))
         except MCPError as error:
-            self._lost = _is_lost(error)
-            if self._lost and _is_unknown_session(error) and again:
-                # the server has forgotten the session, so it has not done anything
+            if self._forgotten and again:
+                # what the server does not know it has not done
                 return await self._ask(tool, arguments, again=False)
+            if error.error.code == mcp.types.CONNECTION_CLOSED:
+                self._lost.set()
+                raise _lost_connection() from None
             raise ToolFailed(REFUSED_BY_SERVER, _short(f"The tool failed: {error}")) from None
+        except ToolFailed:
+            raise
         except ToolError as error:
             raise ToolFailed(REFUSED_BY_SERVER, _short(error.message)) from None
-        if len(said.encode(errors="replace")) > ANSWER_BYTES_MAX:
-            raise ToolFailed(TOO_LARGE, f"The answer has more than {ANSWER_BYTES_MAX} bytes. Ask for less.")
-        return said
+
+    async def _unless_lost(self, work: Coroutine[Any, Any, str]) -> str:
+        """The outcome of the work. Raises ToolFailed when the connection goes:
+        by SSE nothing else would end the work."""
+        task, lost = asyncio.create_task(work), asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and not self._forgotten:
+                raise _lost_connection()
+            return await task
+        finally:
+            lost.cancel()
+            task.cancel()
+
+
+def _lost_connection() -> ToolFailed:
+    return ToolFailed(UNREACHABLE, "The connection to the tool's server was lost.")
 
 
 def failed_connection(error: Exception) -> ToolFailed:
@@ -192,14 +223,6 @@ def _text_of(context: MCPToolResultContext) -> str:
     if not parts and context.result.structured_content is not None:
         return json.dumps(context.result.structured_content, ensure_ascii=False)
     return "\n".join(parts) or "Done, without content."
-
-
-def _is_lost(error: MCPError) -> bool:
-    return error.error.code == mcp.types.CONNECTION_CLOSED or _is_unknown_session(error)
-
-
-def _is_unknown_session(error: MCPError) -> bool:
-    return error.error.message == "Session terminated"
 
 
 def _short(text: str) -> str:
