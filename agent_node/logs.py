@@ -14,6 +14,23 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+LIBRARY_FIELDS = (
+    "dispatch_id",
+    "elapsed_time",
+    "job_id",
+    "load",
+    "memory_limit_mb",
+    "memory_usage_mb",
+    "pid",
+    "retry_count",
+    "room",
+    "room_id",
+    "threshold",
+    "timeout",
+)
+"""What is shown of the fields that libraries give to their lines. Others may
+hold what was said, or keys."""
+
 
 class _Session:
     """What each line of a process that has one session says of it. It is
@@ -68,7 +85,7 @@ def configure_logs(log_format: LogFormat, node_id: str, level: LogLevel = "info"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=common,
+            foreign_pre_chain=[*common, structlog.stdlib.ExtraAdder(LIBRARY_FIELDS)],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
