@@ -15,9 +15,9 @@ import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from agent_node.relay import Board, SocketTaken, Stager, TextPool, bind, claim
+from agent_node.relay import Board, SessionDesk, SocketTaken, Stager, TextPool, bind, claim
 from agent_node.upstream import Snapshot
-from tests.unit.node.samples import relay_service, snapshot
+from tests.unit.node.samples import Ages, Told, relay_service, snapshot
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import Violation, VoxplaneError, reason_of, violations_of
 from voxplane.names import agent_name
@@ -69,6 +69,9 @@ class Node:
         self.board = Board(
             self.stager, self.clock, report=self.statuses.put_nowait, forget=self.forgotten.append
         )
+        self.told = Told()
+        self.desk = SessionDesk("n1", self.clock, self.told)
+        self.ages = Ages()
         self.socket = folder / "node" / "relay.sock"
         self.stub: relay_grpc.RelayServiceAsyncStub
 
@@ -127,14 +130,15 @@ def report(etag: str, phase: sync_pb2.ConfigPhase) -> relay_pb2.AttachRequest:
     )
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    """A node whose relay listens."""
-    node = Node(tmp_path)
+@asynccontextmanager
+async def running_node(folder: Path) -> AsyncIterator[Node]:
+    """A node whose relay listens, for the block."""
+    node = Node(folder)
     pool = TextPool(["false"], {}, idle=0, sessions_max=0, clock=node.clock, jitter=lambda: 0.0)
     with claim(node.socket):
         server = grpc.aio.server()
-        relay_grpc.add_RelayServiceServicer_to_server(relay_service(node.board, pool, node.clock), server)
+        service = relay_service(node.board, pool, node.clock, node.ages, node.desk)
+        relay_grpc.add_RelayServiceServicer_to_server(service, server)
         bind(server, node.socket)
         await server.start()
         async with grpc.aio.insecure_channel(f"unix:{node.socket}") as channel:
@@ -142,6 +146,13 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
             yield node
         await server.stop(0)
     node.stager.close()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A node whose relay listens."""
+    async with running_node(tmp_path) as node:
+        yield node
 
 
 async def test_the_socket_is_for_the_owner_alone(node: Node) -> None:

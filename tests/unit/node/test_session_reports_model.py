@@ -158,6 +158,29 @@ class Outages(RuleBasedStateMachine):
         self.node.stored(self.stored)
         self.stored = 0
 
+    @rule(during=st.sampled_from(["", "talk", "correct", "end", "save"]), name=IDS)
+    def exchange(self, during: str, name: str) -> None:
+        """A batch arrives and is acknowledged, while something else happens."""
+        if not self.connected:
+            self.connect()
+        if self.wire is None:
+            self.send()
+        if self.wire is None:
+            return
+        match during:
+            case "talk":
+                self.talk(name, 1)
+            case "correct":
+                self.correct(name)
+            case "end":
+                self.end(name, False)
+            case "save":
+                self.save()
+            case _:
+                pass
+        self.arrive()
+        self.acknowledge()
+
     @precondition(lambda self: self.connected)
     @rule()
     def lose_stream(self) -> None:
