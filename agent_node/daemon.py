@@ -441,7 +441,8 @@ def command(
         int | None, typer.Option(help="Most voice calls of a tenant at once; 0: no limit.")
     ] = None,
     max_cpu_load: Annotated[
-        float | None, typer.Option(help="Share of the processors from which calls are refused, 0 to 1.")
+        float | None,
+        typer.Option(help="Share of the processors from which calls are refused; above 1: never."),
     ] = None,
     idle_calls: Annotated[int | None, typer.Option(help="Warm voice processes.")] = None,
     job_memory_limit_mb: Annotated[
