@@ -19,6 +19,8 @@ TOOL_NAME_CHARS_MAX = 64
 """What models take."""
 END_SESSION = "end_session"
 TRANSFER_PREFIX = "transfer_to_"
+SHOW_FIELDS = "show_fields"
+"""By which a realtime model tells the fields of its reply."""
 METHODS_WITHOUT_BODY = ("GET", "DELETE")
 _SESSIONS_OWN = "is the name of a tool of the session's own"
 
@@ -81,7 +83,7 @@ def _faults_of_tools(config: agent_config_pb2.AgentConfig) -> Iterator[Violation
 
 def is_session_tool(name: str) -> bool:
     """Whether only a session's own tools are called so."""
-    return name == END_SESSION or name.startswith(TRANSFER_PREFIX)
+    return name in (END_SESSION, SHOW_FIELDS) or name.startswith(TRANSFER_PREFIX)
 
 
 def _faults_of_parameters(tool: tool_pb2.HttpTool, path: str) -> Iterator[Violation]:

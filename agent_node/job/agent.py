@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import NOT_GIVEN, Agent, AgentSession, ModelSettings, NotGivenOr
-from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool
-from pydantic import BaseModel
+from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool, Toolset
 
+from agent_node.job.fields_tool import fields_tool
 from agent_node.job.pipeline import Pipeline
+from agent_node.job.reply_events import (
+    ReplyBegan,
+    ReplyCut,
+    ReplyDone,
+    ReplyEvent,
+    ReplyFailed,
+    ReplyField,
+    ReplyFieldPart,
+    disobeys,
+    not_as_wanted,
+    typed_reply,
+)
 from agent_node.job.structured import FieldDone, FieldPart, ReplyReader, ReplyShape, Said, Spoken
-from agent_node.job.targets import Target
 from agent_node.job.userdata import SessionData
 from agent_node.providers import set_speech_instructions
 from voxplane.errors import VoxplaneError
 from voxplane.schema import CompiledSchema
 from voxplane.v1 import error_reason_pb2 as reason_pb2
-
-PROBLEM_CHARS_MAX = 500
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyBegan:
-    """A step of a reply is being made by `target`."""
-
-    target: Target
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyFieldPart:
-    """A piece of a string field of the reply in flight, as it arrives."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyField:
-    """A field of the reply in flight is complete; hidden ones never come here."""
-
-    name: str
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyDone:
-    """The model has ended the reply that `target` made. Fields that are hidden
-    are left out; `problem` is set if the reply was not as the schema wants it."""
-
-    target: Target
-    fields: Mapping[str, Any]
-    problem: status_pb2.Status | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyFailed:
-    """The model gave no reply, or broke off."""
-
-    target: Target
-    error: status_pb2.Status
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyCut:
-    """The reply was interrupted while the model still made it; the fields that
-    were told stay, no others come."""
-
-    target: Target
-
-
-ReplyEvent = ReplyBegan | ReplyFieldPart | ReplyField | ReplyDone | ReplyFailed | ReplyCut
 
 
 class VoxplaneAgent(Agent):
@@ -97,7 +53,7 @@ class VoxplaneAgent(Agent):
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             instructions=pipeline.words.instructions,
             chat_ctx=history,
-            tools=pipeline.tools,
+            tools=_tools(pipeline, on_reply),
             llm=pipeline.brain,
             stt=pipeline.stt.model if pipeline.stt and voice else None,
             vad=pipeline.vad if voice else None,
@@ -282,20 +238,20 @@ class _Reply:
             set_speech_instructions(self._pipeline.tts.model, instructions)
 
     def _problem(self, reader: ReplyReader) -> status_pb2.Status | None:
-        said, schema = reader.problem, self._pipeline.words.schema
-        if said is None and schema is not None:
+        if reader.problem is not None:
+            return not_as_wanted(reader.problem)
+        if (schema := self._pipeline.words.schema) is not None:
             try:
-                self._session.reply = _typed(schema, reader.fields)
+                self._session.reply = typed_reply(schema, reader.fields)
             except ValueError as error:
-                said = f"the reply does not obey the schema: {error}"[:PROBLEM_CHARS_MAX]
-        return status_pb2.Status(code=code_pb2.DATA_LOSS, message=said) if said else None
+                return disobeys(error)
+        return None
 
 
-def _typed(schema: CompiledSchema, fields: Mapping[str, Any]) -> BaseModel:
-    """The fields as the schema's model. Raises ValueError, which names the
-    wrong fields and repeats no value."""
-    whole = schema.validate({name: fields.get(name) for name in (f.field_name for f in schema.fields)})
-    return schema.model.model_construct(**whole)
+def _tools(pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> list[Tool | Toolset]:
+    if pipeline.realtime is None or pipeline.words.schema is None:
+        return pipeline.tools
+    return [*pipeline.tools, fields_tool(pipeline.target, pipeline.words.schema, on_reply)]
 
 
 def _shape(schema: CompiledSchema) -> ReplyShape:

@@ -11,7 +11,6 @@ from livekit.agents import AgentStateChangedEvent, UserInputTranscribedEvent, Us
 from livekit.agents.llm import ChatContext, ChatItem
 from livekit.agents.voice.speech_handle import SpeechHandle
 
-from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.commands import Commands
 from agent_node.job.life import Ending, Life
 from agent_node.job.link import NodeLink
@@ -19,6 +18,7 @@ from agent_node.job.live import Session
 from agent_node.job.memory import Memory, recalled
 from agent_node.job.outcomes import Outcome
 from agent_node.job.record import SessionRecord
+from agent_node.job.reply_events import ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.reporting import Reporting
 from agent_node.job.session import PipelineBuilder, SessionSwap
 from agent_node.job.swap import Applied

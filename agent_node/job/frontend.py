@@ -8,8 +8,8 @@ from typing import Protocol
 
 import structlog
 
-from agent_node.job.agent import ReplyEvent
 from agent_node.job.field_feed import FieldFeed, Result, Sending, Way
+from agent_node.job.reply_events import ReplyEvent
 from voxplane.clock import Clock
 
 CLOSE_SECONDS_MAX = 1.0

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from livekit.agents.llm import Tool
 
+from agent_node.job.fields_tool import INSTRUCTION as FIELDS_INSTRUCTION
 from agent_node.job.pipeline import Closable, Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import EVERYTHING, Part, Plan
 from agent_node.job.targets import Bundle, Target
@@ -160,7 +161,9 @@ def _words(config: AgentConfig, caller: CallerContext) -> Words:
     instructions = rendered(config.prompt_config.instructions)
     if config.schema_config.fields:
         schema = compile_schema(config.schema_config, first=config.tts_config.instruction_field)
-        if not structured:
+        if config.realtime_config.enabled:
+            instructions = f"{instructions}\n\n{FIELDS_INSTRUCTION}".lstrip()
+        elif not structured:
             shown = json.dumps(schema.json_schema, ensure_ascii=False)
             instructions = f"{instructions}\n\n{_SCHEMA_PROMPT}{shown}".lstrip()
     return Words(
@@ -197,8 +200,6 @@ def _check_models(config: AgentConfig) -> None:
     realtime = config.realtime_config.enabled
     if not realtime and not config.llm_config.provider:
         raise _failed("llm_config.provider", "a session needs a language model")
-    if realtime and config.schema_config.fields:
-        raise _failed("schema_config.fields", "a realtime model gives no structured reply")
     there = {
         "realtime_llm": realtime,
         "stt": config.HasField("stt_config"),

@@ -13,7 +13,7 @@ from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.io import TextOutput
 from livekit.agents.voice.speech_handle import SpeechHandle
 
-from agent_node.job.agent import ReplyDone, ReplyEvent, ReplyFailed, ReplyField, VoxplaneAgent
+from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.conversation import Conversation
 from agent_node.job.life import Ending
 from agent_node.job.link import NodeLink
@@ -21,6 +21,7 @@ from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
 from agent_node.job.outbox import Outbox
 from agent_node.job.outcomes import Outcome, notice_of
 from agent_node.job.pipeline import Pipeline
+from agent_node.job.reply_events import ReplyDone, ReplyEvent, ReplyFailed, ReplyField
 from agent_node.job.session import PipelineBuilder
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing

@@ -32,7 +32,7 @@ from livekit.agents.tts import TTSError
 from livekit.agents.voice import SpeechHandle, ToolCallEnded, ToolCallStarted
 from livekit.agents.voice.io import AudioOutput, PlaybackFinishedEvent
 
-from agent_node.job.agent import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed
+from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.turns import (
     Answers,
     Audio,

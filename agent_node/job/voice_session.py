@@ -14,7 +14,7 @@ from livekit.agents import NOT_GIVEN, AgentSession, CloseEvent, CloseReason, Job
 from livekit.agents.llm import ChatContext, ChatItem, Tool
 from livekit.agents.voice.speech_handle import SpeechHandle
 
-from agent_node.job.agent import ReplyEvent, VoxplaneAgent
+from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.conversation import Conversation, log_target
 from agent_node.job.field_feed import FieldFeed, first_seq
 from agent_node.job.frontend import Frontend
@@ -22,6 +22,7 @@ from agent_node.job.life import Ending
 from agent_node.job.live import LiveHost, Session, follow, turn_detection_of, turn_handling_of
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
+from agent_node.job.reply_events import ReplyEvent
 from agent_node.job.room_frontend import RoomPort
 from agent_node.job.staging import Builder
 from agent_node.job.tracing import Tracing

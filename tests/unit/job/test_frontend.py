@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agent_node.job.agent import ReplyBegan, ReplyDone, ReplyField, ReplyFieldPart
 from agent_node.job.field_feed import AWAY_SECONDS, FieldFeed, Result
 from agent_node.job.frontend import CLOSE_SECONDS_MAX, Frontend, NotDelivered
+from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyField, ReplyFieldPart
 from agent_node.job.room_frontend import result_of
 from tests.unit.job.test_field_feed import target
 from tests.virtual_clock import VirtualClock

@@ -23,10 +23,11 @@ from livekit.agents import (
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from structlog.testing import capture_logs
 
-from agent_node.job.agent import ReplyBegan, ReplyCut, ReplyDone, ReplyEvent, VoxplaneAgent
+from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.live import turn_handling_of
 from agent_node.job.pipeline import Pipeline
 from agent_node.job.plan import EVERYTHING, Plan
+from agent_node.job.reply_events import ReplyBegan, ReplyCut, ReplyDone, ReplyEvent
 from agent_node.job.staging import Builder
 from agent_node.job.targets import target_of
 from agent_node.job.turn_listener import TurnListener, described, listen, log_turn, source_of

@@ -12,10 +12,11 @@ from livekit import rtc
 from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
 from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
 
-from agent_node.job.agent import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed, VoxplaneAgent
+from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.live import LiveHost, follow, turn_handling_of
 from agent_node.job.pipeline import Closer, Pipeline, SharedModel, Words
 from agent_node.job.plan import Plan
+from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.session import PipelineBuilder, SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.job.targets import Target
