@@ -45,11 +45,13 @@ def parameters_of(tool: tool_pb2.HttpTool) -> dict[str, Any]:
 
 def fault_of_schema(schema: dict[str, Any]) -> str | None:
     """Why arguments cannot be held against the schema; None if they can."""
+    found = None
     try:
+        found = next(_faults(schema, lambda _: True), None)
         Draft202012Validator.check_schema(schema)
-        found = next(_faults(schema, _lookup_in(schema)), None)
+        found = found or next(_faults(schema, _lookup_in(schema)), None)
     except (SchemaError, RecursionError):
-        return "is not a JSON Schema"
+        return found or "is not a JSON Schema"
     if found is not None:
         return found
     if schema.get("type") != "object" or not isinstance(schema.get("properties", {}), dict):
