@@ -1,5 +1,5 @@
-"""Models by provider name: what an AgentConfig's llm, stt and tts blocks say,
-as LiveKit models.
+"""Models by provider name: what an AgentConfig's llm, stt, tts, vad and realtime
+blocks say, as LiveKit models.
 
     context = new_context(SecretResolver())
     model = build_llm(config.llm_config, context)
@@ -17,6 +17,7 @@ from agent_node.providers.registry import (
     build_tts,
     build_vad,
     known_providers,
+    warm_providers,
 )
 from agent_node.providers.secrets import SecretResolver
 from agent_node.providers.silero import warm_vad
@@ -35,5 +36,6 @@ __all__ = [
     "known_providers",
     "new_context",
     "set_speech_instructions",
+    "warm_providers",
     "warm_vad",
 ]

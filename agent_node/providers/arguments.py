@@ -37,7 +37,7 @@ class Arguments:
     """
 
     def __init__(self, constructor: Callable[..., Any], title: str, path: str) -> None:
-        self._parameters = _parameters(constructor)
+        self._parameters = parameters_of(constructor)
         self._title = title
         self._path = path
         self._values: dict[str, Any] = {}
@@ -154,8 +154,9 @@ def seconds_of(config: Message, field: str) -> float | None:
 
 
 @cache
-def _parameters(constructor: Callable[..., Any]) -> Mapping[str, ValueType | None]:
-    """The parameters that can be given by name."""
+def parameters_of(constructor: Callable[..., Any]) -> Mapping[str, ValueType | None]:
+    """The parameters that can be given by name, and what they take; None is
+    nothing that a config can say. Takes 1 to 10 ms the first time."""
     function = constructor.__init__ if isinstance(constructor, type) else constructor
     skipped = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {

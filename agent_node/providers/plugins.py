@@ -36,6 +36,16 @@ BLOCKS: Mapping[str, tuple[str, type[Any]]] = {
 PACKAGE = "livekit.plugins"
 _WITHIN = ("", ".realtime", ".beta.realtime")
 """Where in a plugin the class may be."""
+_IMPORTED_LATE = (
+    "anyio._backends._asyncio",
+    "livekit.rtc.resources",
+    "openai.resources.audio.audio",
+    "openai.resources.audio.speech",
+    "openai.resources.audio.transcriptions",
+    "openai.resources.chat.chat",
+    "openai.resources.chat.completions.completions",
+)
+"""Together 0.3 s, which a caller would wait for the first reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,8 @@ class Plugins:
 
 @cache
 def load_plugins() -> Plugins:
-    """Import all that is installed. The first call has to be on the main thread."""
+    """Import all that is installed, and what it would import in the middle of
+    its first request. The first call has to be on the main thread."""
     loaded: dict[str, ModuleType] = {}
     broken: dict[str, str] = {}
     for found in pkgutil.iter_modules(livekit.plugins.__path__):
@@ -56,6 +67,8 @@ def load_plugins() -> Plugins:
             loaded[found.name] = importlib.import_module(f"{PACKAGE}.{found.name}")
         except Exception as error:  # one that is broken must not keep the node from starting
             broken[found.name] = type(error).__name__
+    for name in _IMPORTED_LATE:
+        importlib.import_module(name)
     return Plugins(loaded, broken)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent_node.providers import deepgram, offline, openai, plugin_models, plugins, silero
-from agent_node.providers.context import BuildContext, Place
+from agent_node.providers.arguments import parameters_of
+from agent_node.providers.context import BuildContext, Place, ssl_context
 from agent_node.providers.fallback import FallbackLLM, FallbackSTT, FallbackTTS
 from agent_node.providers.models import LLM, REALTIME, STT, TTS, VAD
 from voxplane.errors import Violation, VoxplaneError
@@ -79,6 +80,16 @@ def known_providers(block: str) -> tuple[str, ...]:
     """Names that may stand in a block's `provider`, by block such as `llm_config`:
     those of the node, and the plugins that are installed."""
     return tuple(sorted({*_BUILT_IN[block], *plugins.with_class(block)}))
+
+
+def warm_providers() -> None:
+    """Pay for what is slow the first time, before a call waits for it. Blocks
+    for 0.1 s."""
+    ssl_context()
+    for block in plugins.BLOCKS:
+        for name in plugins.with_class(block):
+            kind = plugins.find_class(name, block)
+            parameters_of(getattr(kind, "load", kind) if block == "vad_config" else kind)  # type: ignore[arg-type]
 
 
 def _build_all(
