@@ -49,6 +49,7 @@ class AttachedJob:
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._writing.acquire()  # gRPC cannot end a call while a message of it is written
         finally:
             for task in tasks:
                 task.cancel()

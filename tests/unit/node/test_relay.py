@@ -69,8 +69,8 @@ class Node:
         self.board = Board(
             self.stager, self.clock, report=self.statuses.put_nowait, forget=self.forgotten.append
         )
-        self.told = Told()
-        self.desk = SessionDesk("n1", self.clock, self.told)
+        self.upstream = Told()
+        self.desk = SessionDesk("n1", self.clock, self.upstream)
         self.ages = Ages()
         self.socket = folder / "node" / "relay.sock"
         self.stub: relay_grpc.RelayServiceAsyncStub

@@ -67,12 +67,14 @@ async def test_what_a_job_tells_goes_upstream(node: Node) -> None:
     await tell(job, report(ended(), 2))
     await job.done_writing()
     assert await job.read() is grpc.aio.EOF
-    assert [(each.session.sequence, [turn.turn for turn in each.turns]) for each in node.told.reports] == [
+    assert [
+        (each.session.sequence, [turn.turn for turn in each.turns]) for each in node.upstream.reports
+    ] == [
         (1, []),
         (2, [1]),
         (9, [2]),
     ]
-    assert node.told.reports[-1].session.state == ENDED
+    assert node.upstream.reports[-1].session.state == ENDED
     assert node.desk.kinds["voice"] == 0
 
 
@@ -83,7 +85,7 @@ async def test_a_command_reaches_the_job_and_its_answer_the_control_plane(node: 
     node.desk.command(end_command())
     assert (await read(job)).command == end_command()
     await job.write(relay_pb2.AttachRequest(result=pb2.SessionCommandResult(command_id="c1")))
-    await until(lambda: node.told.results)
+    await until(lambda: node.upstream.results)
     node.give(snapshot(2, a="three"))
     assert await text(job) == "three"
     job.cancel()
@@ -97,7 +99,7 @@ async def test_a_second_job_for_a_session_is_refused(node: Node) -> None:
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "s1 runs on this node already" in (error.details() or "")
     await tell(first, report(session()))
-    await until(lambda: node.told.reports)
+    await until(lambda: node.upstream.reports)
     first.cancel()
 
 
@@ -107,7 +109,7 @@ async def test_a_job_that_takes_over_is_given_the_legacy_first(node: Node) -> No
     await tell(job, report(session(sequence=3), 1))
     memory = relay_pb2.SessionMemory(items=[b"hello"], turns=1)
     await job.write(relay_pb2.AttachRequest(memory=memory))
-    await until(lambda: node.told.reports)
+    await until(lambda: node.upstream.reports)
     await read(job)
     job.cancel()
     orphan = await asyncio.wait_for(node.desk.orphans.get(), SECONDS_MAX)
@@ -160,9 +162,9 @@ async def test_a_session_keeps_its_agent_if_the_other_cannot_be_had(node: Node) 
     assert await text(job) == "one"
     for wanted in ("nobody", "broken"):
         await job.write(relay_pb2.AttachRequest(follow=relay_pb2.FollowAgent(agent_id=wanted)))
-        node.told.reports.clear()
+        node.upstream.reports.clear()
         await tell(job, report(session()))
-        await until(lambda: node.told.reports)
+        await until(lambda: node.upstream.reports)
     node.give(snapshot(3, a="more"))
     assert await text(job) == "more"
     job.cancel()
@@ -178,6 +180,6 @@ async def test_what_became_of_a_bundle_counts_for_its_own_agent(node: Node) -> N
         node.statuses.get_nowait()
     await job.write(bundle_report("some other etag", APPLIED))
     await tell(job, report(session()))
-    await until(lambda: node.told.reports)
+    await until(lambda: node.upstream.reports)
     assert node.statuses.empty()
     job.cancel()
