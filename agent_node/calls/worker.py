@@ -80,7 +80,7 @@ class CallSettings:
     """How the node takes calls. Times are in seconds.
 
     sessions_max, tenant_max: most calls at once, and of one tenant; 0 means no limit for tenants.
-    cpu_max: share of the processors, 0 to 1, from which new calls are refused; above 1 none is.
+    cpu_max: share of the processors from which new calls are refused; above 1 means never.
     idle: job processes that wait for a call.
     memory_limit_mb: memory (PSS) from which a job is killed; 0 means no limit.
     drain, goodbye, close: see above.
