@@ -43,7 +43,7 @@ from voxplane.v1 import error_reason_pb2 as reason_pb2
 
 RECHECK_SECONDS_MIN = 5.0
 RECHECK_SECONDS_MAX = 300.0
-RECHECKED = frozenset({"SECRET_UNAVAILABLE", "PROVIDER_UNKNOWN"})
+RECHECKED = frozenset({"SECRET_UNAVAILABLE", "PROVIDER_UNKNOWN", "TOOLS_UNAVAILABLE"})
 
 _log = structlog.stdlib.get_logger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonschema.protocols import Validator
 from livekit.agents.llm import RawFunctionTool, function_tool
+from multidict import CIMultiDict
 
 from agent_node.job.tools.calls import Calls, ToolFailed
 from agent_node.job.tools.http_client import ANSWER_BYTES_MAX, TOO_LARGE, HttpAnswer, HttpClient, HttpRequest
@@ -50,10 +51,11 @@ class _Endpoint:
         if (said := problem_of(arguments, self.validator)) is not None:
             raise ArgumentRefused(said)
         method = method_of(self.tool)
-        headers, body = {"Accept": "application/json, text/*", **self.tool.headers}, None
+        headers, body = CIMultiDict({"Accept": "application/json, text/*"}), None
         if method not in METHODS_WITHOUT_BODY:
-            headers = {"Content-Type": "application/json", **headers}
+            headers["Content-Type"] = "application/json"
             body = json.dumps(rest_of(self.url, arguments)).encode()
+        headers.update(self.tool.headers)
         return HttpRequest(
             method=method,
             origin=self.url.origin,

@@ -88,6 +88,16 @@ async def test_a_body_is_a_json_object_of_the_rest(crm: Site, method: str) -> No
     assert seen.headers["Content-Type"] == "application/json"
 
 
+async def test_an_author_may_say_what_is_sent_and_wanted(crm: Site) -> None:
+    """Content-Type and Accept of the config take the place of the usual ones,
+    however they are written."""
+    said = {"content-type": "application/vnd.api+json", "accept": "application/vnd.api+json"}
+    async with tool_set(tool(f"{crm.url}/orders/{{id}}", headers=said), gate=gate_to(crm)) as tools:
+        await call(tools, id="7")
+    sent = [(name.lower(), value) for name, value in crm.seen[0].headers.items()]
+    assert sorted(each for each in sent if each[0] in said) == sorted(said.items())
+
+
 async def test_a_delete_has_no_body(crm: Site) -> None:
     """DELETE has its parameters in the query, and an empty answer says so."""
     crm.answer = answering(b"", status=204)
@@ -275,6 +285,44 @@ async def test_the_environment_sends_no_request_astray(crm: Site, monkeypatch: p
     async with tool_set(tool(f"{crm.url}/{{id}}"), gate=gate_to(crm)) as tools:
         await call(tools, id="7")
     assert len(crm.seen) == 1
+
+
+@pytest.mark.parametrize(("method", "arrived"), [("POST", 2), ("PATCH", 2), ("GET", 3), ("PUT", 3)])
+async def test_a_call_that_may_have_been_done_is_not_repeated(method: str, arrived: int) -> None:
+    """A kept connection that the server closes costs a POST its call; what
+    may be repeated by HTTP's own rules is sent again by another one."""
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await _head(reader):
+            requests.append(head)
+            if len(requests) == 2:
+                break
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.2", 0)
+    made = Site("crm.test", "127.0.0.2", server.sockets[0].getsockname()[1])
+    async with server, tool_set(tool(f"{made.url}/{{id}}", method=method), gate=gate_to(made)) as tools:
+        assert await call(tools, id="7") == "ok"
+        if arrived == 2:
+            with pytest.raises(ToolFailed, match="cannot be reached"):
+                await call(tools, id="8")
+        else:
+            assert await call(tools, id="8") == "ok"
+    assert len(requests) == arrived
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    """A request's head, its body read; nothing at the end."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+    lengths = [line.split(b":")[1] for line in head.splitlines() if line.startswith(b"Content-Length")]
+    size = lengths[0] if lengths else b"0"
+    await reader.readexactly(int(size))
+    return head
 
 
 async def test_cookies_are_not_kept(crm: Site) -> None:

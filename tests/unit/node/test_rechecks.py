@@ -70,7 +70,12 @@ FAILED, APPLIED = sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_APPLIED
 
 
 @pytest.mark.parametrize(
-    "missing", [reason_pb2.ERROR_REASON_SECRET_UNAVAILABLE, reason_pb2.ERROR_REASON_PROVIDER_UNKNOWN]
+    "missing",
+    [
+        reason_pb2.ERROR_REASON_SECRET_UNAVAILABLE,
+        reason_pb2.ERROR_REASON_PROVIDER_UNKNOWN,
+        reason_pb2.ERROR_REASON_TOOLS_UNAVAILABLE,
+    ],
 )
 async def test_a_secret_that_comes_later_is_found(missing: reason_pb2.ErrorReason) -> None:
     """A bundle that lacked a secret or a provider is checked again, and applied when they are there;
