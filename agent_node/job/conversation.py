@@ -17,11 +17,12 @@ from agent_node.job.link import NodeLink
 from agent_node.job.live import Session
 from agent_node.job.memory import Memory, recalled
 from agent_node.job.outcomes import Outcome
+from agent_node.job.process_memory import proportional_bytes
 from agent_node.job.record import SessionRecord
 from agent_node.job.reply_events import ReplyDone, ReplyEvent, ReplyFailed
 from agent_node.job.reporting import Reporting
 from agent_node.job.session import PipelineBuilder, SessionSwap
-from agent_node.job.swap import Applied
+from agent_node.job.swap import Applied, Refused
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
 from agent_node.job.turn_listener import LLM, TurnListener, listen, log_turn
@@ -36,6 +37,12 @@ from voxplane.v1.bundle_pb2 import VersionContent
 from voxplane.v1.session_service_pb2 import SessionCommand
 
 LOOK_SECONDS_MAX = 3600.0
+MEMORY_SECONDS = 15.0
+"""Between two looks at the memory of the process."""
+TRANSFER = "session"
+NOT_TRANSFERRED = (
+    "Tell the caller that the transfer is not possible just now, and go on with the conversation."
+)
 _WORKING = ("thinking", "speaking")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -49,6 +56,7 @@ def log_target(target: Target) -> None:
 
 class Conversation:
     """One session. `end` is called, perhaps more than once, when it has to end;
+    `kept` with the agent that could not take the session over, as it was to;
     `notice` with what became of a bundle, `on_target` with what makes the next
     turn. `tracing` is None where nothing can be traced. `aclose` it after
     LiveKit's session."""
@@ -62,6 +70,7 @@ class Conversation:
         *,
         link: NodeLink,
         end: Callable[[Ending], None],
+        kept: Callable[[str], None],
         notice: Callable[[Outcome], None] = lambda outcome: None,
         on_target: Callable[[Target], None] = lambda target: None,
         tracing: Tracing | None = None,
@@ -77,12 +86,13 @@ class Conversation:
         self._clock = clock
         self._link = link
         self._end = end
+        self._kept = kept
         self._notice = notice
         self._on_target = on_target
         self._commands = Commands(self, link.answer)
         self._life = Life(clock.monotonic())
         self._life_changed = asyncio.Event()
-        self._watching: asyncio.Task[None] | None = None
+        self._working: tuple[asyncio.Task[None], ...] = ()
         self._memory = Memory()
         self._book: TurnBook | None = None
 
@@ -151,7 +161,10 @@ class Conversation:
         """LiveKit's session has started with the target."""
         self.record.runs(target)
         self._life.limit(target.config.limits_config)
-        self._watching = asyncio.create_task(self._watch_life(), name="limits of the session")
+        self._working = (
+            asyncio.create_task(self._watch_life(), name="limits of the session"),
+            asyncio.create_task(self._tell_memory(), name="memory of the process"),
+        )
 
         def on_user(event: UserStateChangedEvent) -> None:
             self._life.user(self._clock.monotonic(), speaks=event.new_state == "speaking")
@@ -205,11 +218,17 @@ class Conversation:
         next turn."""
         self._link.follow(agent_id)
 
+    def not_followed(self, agent_id: str, reason: str) -> None:
+        """Another agent cannot take the session over."""
+        _log.error("the session keeps its agent", wanted=agent_id, reason=reason)
+        self._link.count(error=TRANSFER)
+        self._kept(agent_id)
+
     async def aclose(self) -> None:
         """The session is over: close what it held, and send what is left of
         its traces."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._working:
+            task.cancel()
         await self.swap.aclose()
         await self.reporting.aclose()
 
@@ -223,6 +242,14 @@ class Conversation:
                 self._on_target(outcome.target)
         self.reporting.outcome(outcome)
         self._notice(outcome)
+        if isinstance(outcome, Refused):
+            self._refused(outcome)
+
+    def _refused(self, refused: Refused) -> None:
+        running = refused.running
+        if running is not None and refused.bundle.name != running.bundle.name:
+            self._link.follow(split_agent_name(running.bundle.name)[1])
+            self.not_followed(split_agent_name(refused.bundle.name)[1], refused.error.reason_name)
 
     def _on_turn(self, turn: session_pb2.SessionTurn, figures: session_pb2.SessionFigures) -> None:
         self.record.turn(turn, figures)
@@ -234,6 +261,11 @@ class Conversation:
             left = min(self._life.left(self._clock.monotonic()), LOOK_SECONDS_MAX)
             await self._life_or(left)
         self._end(ending)
+
+    async def _tell_memory(self) -> None:
+        while True:
+            self._link.count(pss_bytes=await asyncio.to_thread(proportional_bytes))
+            await self._clock.sleep(MEMORY_SECONDS)
 
     async def _life_or(self, seconds: float) -> None:
         """Until the time is over, or the life has changed."""

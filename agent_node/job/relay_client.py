@@ -66,7 +66,8 @@ class Attachment:
             async for delivery in attachment: ...
 
     Deliveries that were not fetched are skipped for the latest. `on_command`
-    is called on the loop; who begins to listen later sets it. `legacy` is what
+    is called on the loop, and so is `on_follow_refused`; who begins to listen
+    later sets them. `legacy` is what
     a process that died left of the session; it is there with the first
     delivery, if at all.
     """
@@ -81,6 +82,7 @@ class Attachment:
         self._stub = relay_grpc.RelayServiceStub(channel)
         self._hello = hello
         self.on_command = on_command
+        self.on_follow_refused: Callable[[relay_pb2.FollowRefused], None] = lambda refused: None
         self._latest: relay_pb2.BundleDelivery | None = None
         self._outgoing = Outgoing()
         self._news = asyncio.Event()
@@ -161,6 +163,8 @@ class Attachment:
                         self._news.set()
                     case "command":
                         self.on_command(response.command)
+                    case "follow_refused":
+                        self.on_follow_refused(response.follow_refused)
                     case "legacy":
                         self.legacy = response.legacy
                     case _:

@@ -144,6 +144,7 @@ async def _run_session(
             node_id=os.environ.get(NODE_ID_ENV, ""),
         )
         attachment.on_command = session.command
+        attachment.on_follow_refused = session.follow_refused
         try:
             await _first_of(_follow(attachment, session), _talk(session, inputs), session.until_ended())
         finally:

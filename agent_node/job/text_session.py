@@ -14,7 +14,7 @@ from livekit.agents.voice.io import TextOutput
 from livekit.agents.voice.speech_handle import SpeechHandle
 
 from agent_node.job.agent import VoxplaneAgent
-from agent_node.job.conversation import Conversation
+from agent_node.job.conversation import NOT_TRANSFERRED, Conversation
 from agent_node.job.life import Ending
 from agent_node.job.link import NodeLink
 from agent_node.job.live import LiveHost, Session, follow, turn_handling_of
@@ -34,6 +34,7 @@ from voxplane.node.v1.relay_service_pb2 import (
     ChatOpened,
     ChatResponse,
     ChatTurn,
+    FollowRefused,
 )
 from voxplane.v1 import session_pb2
 from voxplane.v1.session_service_pb2 import SessionCommand
@@ -103,6 +104,7 @@ class TextSession:
             clock,
             link=link,
             end=self._end,
+            kept=self._on_kept,
             notice=self._on_outcome,
             on_target=on_target,
             tracing=tracing,
@@ -196,6 +198,13 @@ class TextSession:
 
     def _on_transfer(self, pipeline: Pipeline) -> None:
         self._soon(self._introduce(pipeline, anyhow=True))
+
+    def _on_kept(self, agent_id: str) -> None:
+        self._soon(self._say(lambda: self.session.generate_reply(instructions=NOT_TRANSFERRED)))
+
+    def follow_refused(self, refused: FollowRefused) -> None:
+        """Another agent cannot take the session over."""
+        self._conversation.not_followed(refused.agent_id, refused.error.message)
 
     def _soon(self, words: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(words)

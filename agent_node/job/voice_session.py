@@ -12,10 +12,11 @@ import structlog
 from livekit import api, rtc
 from livekit.agents import NOT_GIVEN, AgentSession, CloseEvent, CloseReason, JobContext
 from livekit.agents.llm import ChatContext, ChatItem, Tool
+from livekit.agents.voice.agent_activity import ActivityClosedError
 from livekit.agents.voice.speech_handle import SpeechHandle
 
 from agent_node.job.agent import VoxplaneAgent
-from agent_node.job.conversation import Conversation, log_target
+from agent_node.job.conversation import NOT_TRANSFERRED, Conversation, log_target
 from agent_node.job.field_feed import FieldFeed, first_seq
 from agent_node.job.frontend import Frontend
 from agent_node.job.life import Ending
@@ -32,7 +33,7 @@ from agent_node.logs import bind_session
 from agent_node.providers import new_context
 from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError
-from voxplane.node.v1.relay_service_pb2 import CallerContext, JobHello
+from voxplane.node.v1.relay_service_pb2 import CallerContext, FollowRefused, JobHello
 from voxplane.v1 import session_pb2
 
 NODE_ID_ENV = "VOXPLANE_NODE_ID"
@@ -98,12 +99,14 @@ class VoiceCall:
             self._clock,
             link=attachment,
             end=self._end,
+            kept=self._on_kept,
             tracing=Tracing(caller, context.secrets),
             node_id=os.environ.get(NODE_ID_ENV, ""),
             room=ctx.job.room.name,
             on_target=log_target,
         )
         attachment.on_command = self._conversation.command
+        attachment.on_follow_refused = self._on_follow_refused
         self._session: Session | None = None
         self._host: LiveHost | None = None
         self._turns: TurnListener | None = None
@@ -131,6 +134,7 @@ class VoiceCall:
         self._following = asyncio.create_task(self._follow(), name="follow the bundle")
         pipeline, _ = await asyncio.gather(self._first(), self._ctx.connect())
         self._ctx.room.on("disconnected", self._on_disconnected)  # pyright: ignore[reportUnknownMemberType]
+        self._ctx.room.on("participant_disconnected", self._on_left)  # pyright: ignore[reportUnknownMemberType]
         conversation = self._conversation
         session = self._session = new_session(pipeline, conversation.data)
         session.on("close", self._on_close)  # pyright: ignore[reportUnknownMemberType]
@@ -221,6 +225,13 @@ class VoiceCall:
     def _on_transfer(self, pipeline: Pipeline) -> None:
         self._introduce(pipeline, anyhow=True)
 
+    def _on_follow_refused(self, refused: FollowRefused) -> None:
+        self._conversation.not_followed(refused.agent_id, refused.error.message)
+
+    def _on_kept(self, agent_id: str) -> None:
+        if self._ending is None and self._host is not None:
+            self._live.generate_reply(instructions=NOT_TRANSFERRED)
+
     def _resume(self) -> None:
         """Answer what the process that died has not answered."""
         last = next((item for item in reversed(self._recalled) if item.type == "message"), None)
@@ -250,31 +261,37 @@ class VoiceCall:
             self._keep(self._finish())
 
     async def _finish(self) -> None:
-        """Say goodbye and end the session."""
+        """Say goodbye and end the session, and with it the job."""
         session = self._session
-        if session is None or self._host is None:
-            self._ctx.shutdown(reason="ended before it began")
-            return
-        session.input.set_audio_enabled(False)
-        goodbye = asyncio.create_task(self._say_goodbye(session))
+        try:
+            if session is not None and self._host is not None:
+                caller = session.room_io.linked_participant
+                session.input.set_audio_enabled(False)
+                await self._until_hurried(self._say_goodbye(session))
+                self._stop_tools()
+                await self._close_frontend()
+                await session.aclose()
+                await self._hang_up(caller.identity if caller is not None else "")
+        finally:
+            self._ctx.shutdown(reason="the session has ended")
+
+    async def _until_hurried(self, work: Coroutine[None, None, None]) -> None:
+        """Do the work, unless the session is to end at once."""
+        working = asyncio.create_task(work)
         hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait((goodbye, hurry), return_when=asyncio.FIRST_COMPLETED)
-        for task in (goodbye, hurry):
-            task.cancel()
-        self._stop_tools()
-        await self._close_frontend()
-        identity = session.room_io.linked_participant.identity if session.room_io.linked_participant else ""
-        await session.aclose()
-        await self._hang_up(identity)
-        self._ctx.shutdown(reason="the session has ended")
+        await asyncio.wait((working, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        working.cancel()
+        await asyncio.wait((working,))
 
     async def _say_goodbye(self, session: Session) -> None:
-        with suppress(TimeoutError):
+        # the session may end by itself meanwhile
+        with suppress(TimeoutError, RuntimeError, ActivityClosedError):
             async with asyncio.timeout(REPLY_SECONDS_MAX):
                 await session.wait_for_idle()
         assert self._host is not None
         if words := self._host.agent.pipeline.words.goodbye:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, RuntimeError, ActivityClosedError):
                 async with asyncio.timeout(GOODBYE_SECONDS_MAX):
                     await self._say(words, interruptible=False).wait_for_playout()
 
@@ -300,6 +317,11 @@ class VoiceCall:
 
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         self._lost = reason
+
+    def _on_left(self, _: rtc.RemoteParticipant) -> None:
+        others = self._ctx.room.remote_participants.values()
+        if all(other.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT for other in others):
+            self._stop_tools()
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turns = self._turns

@@ -10,7 +10,7 @@ import structlog
 
 from agent_node.relay.board import Attachment, Board
 from agent_node.relay.sessions import Seat
-from voxplane.errors import VoxplaneError
+from voxplane.errors import VoxplaneError, to_status
 from voxplane.names import agent_name
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 
@@ -24,7 +24,7 @@ class AttachedJob:
 
     A job that follows another agent gets its bundles as soon as the node has
     one that works. If it has none the job keeps the agent that it has, and is
-    told nothing.
+    told so.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AttachedJob:
         """Until the stream is over; whether the job has ended it."""
         if self._seat.legacy is not None:
             await context.write(relay_pb2.AttachResponse(legacy=self._seat.legacy))
-        reading = asyncio.create_task(self._take(requests))
+        reading = asyncio.create_task(self._take(requests, context))
         tasks = (
             reading,
             asyncio.create_task(self._feed_bundles(context)),
@@ -63,7 +63,7 @@ class AttachedJob:
             self._following.cancel()
         self._attachment.close()
 
-    async def _take(self, requests: AsyncIterator[relay_pb2.AttachRequest]) -> None:
+    async def _take(self, requests: AsyncIterator[relay_pb2.AttachRequest], context: AttachContext) -> None:
         async for request in requests:
             match request.WhichOneof("event"):
                 case "status":
@@ -71,16 +71,18 @@ class AttachedJob:
                 case "follow":
                     if self._following is not None:
                         self._following.cancel()
-                    self._following = asyncio.create_task(self._follow(request.follow.agent_id))
+                    self._following = asyncio.create_task(self._follow(request.follow.agent_id, context))
                 case _:
                     self._seat.take(request)
 
-    async def _follow(self, agent_id: str) -> None:
+    async def _follow(self, agent_id: str, context: AttachContext) -> None:
         names = {"tenant_id": self._caller.tenant_id, "session_id": self._caller.session_id}
         try:
             await self._board.move(self._attachment, agent_name(self._caller.tenant_id, agent_id))
         except VoxplaneError as error:
             _log.error("session keeps its agent", **names, wanted=agent_id, reason=error.message)
+            refused = relay_pb2.FollowRefused(agent_id=agent_id, error=to_status(error))
+            await self._write(context, relay_pb2.AttachResponse(follow_refused=refused))
             return
         self._seat.follows(agent_id)
         _log.info("session follows another agent", **names, agent=agent_id)

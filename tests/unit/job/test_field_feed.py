@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,31 @@ def test_nothing_is_lost_or_told_twice_or_out_of_order(data: st.DataObject) -> N
     assert ends == list(range(1, len(all_made) + 1))
 
 
+@settings(max_examples=100)
+@given(st.lists(replies(), min_size=2, max_size=3), st.randoms(use_true_random=False))
+def test_replies_that_are_made_at_once_come_one_after_the_other(
+    made: list[tuple[dict[str, Any], list[ReplyEvent]]], random: Any
+) -> None:
+    """Events of several turns may be mixed; the page is told of one reply to
+    its end before the next."""
+    world = World()
+    left = {turn: [*events, done(target())] for turn, (_, events) in enumerate(made, 1)}
+    for turn in left:
+        world.take(ReplyBegan(target()), turn=turn)
+    while left:
+        turn = random.choice(list(left))
+        world.take(left[turn].pop(0), turn=turn)
+        if not left[turn]:
+            del left[turn]
+        if random.random() < 0.5:
+            world.send()
+    world.drain()
+    turns = [said["turn"] for _, said in world.page.shown]
+    assert [turn for turn, _ in groupby(turns)] == list(range(1, len(made) + 1))
+    for turn, (fields, _) in enumerate(made, 1):
+        assert world.page.of_turn(turn) == fields
+
+
 @given(replies(), st.lists(st.integers(0, 30), max_size=4))
 def test_whoever_joins_is_told_all_of_the_newest_reply(
     reply: tuple[dict[str, Any], list[ReplyEvent]], joins: list[int]
@@ -310,6 +336,17 @@ def test_a_value_that_differs_from_its_parts_takes_their_place() -> None:
     said = world.page.shown[-1][1]
     assert (said["error"]["source"], said["error"]["message"]) == ("llm", "the reply is broken JSON")
     assert said["done"]
+
+
+def test_a_string_that_breaks_off_stays_before_what_follows() -> None:
+    """The rest of the fields takes its defaults, and comes after it."""
+    world = World()
+    world.take(ReplyBegan(target()), ReplyFieldPart("alpha", "Hel"))
+    world.take(ReplyField("beta", 1), done(target(), "the reply is broken JSON"))
+    world.drain()
+    assert list(world.page.fields.items()) == [("alpha", "Hel"), ("beta", 1)]
+    assert [said["done"] for _, said in world.page.shown] == [False, True]
+    assert all(said["complete"] == [] for _, said in world.page.shown)
 
 
 def test_without_the_method_text_streams_are_used_until_the_next_reply() -> None:

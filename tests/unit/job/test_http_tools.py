@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from livekit.agents.llm import RawFunctionTool
 from structlog.testing import capture_logs
 from yarl import URL
@@ -266,6 +273,67 @@ async def test_hexadecimal_addresses_are_looked_through() -> None:
     async with tool_set(tool("http://0x7f.1/{id}"), gate=Gate(private_hosts(""))) as tools:
         with pytest.raises(ToolFailed, match="not allowed"):
             await call(tools, id="7")
+
+
+async def test_the_nodes_environment_opens_hosts(crm: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a gate of its own a tool set has that of the node's settings."""
+    made = AgentConfig(tools=[tool(f"http://{crm.address}:{crm.port}/{{id}}")])
+    context = new_context(secrets())
+    closed = await build_tools(made, context)
+    with pytest.raises(ToolFailed, match="not allowed"):
+        await call(closed, id="7")
+    monkeypatch.setenv("VOXPLANE_TOOL_PRIVATE_HOSTS", f"{crm.address}:{crm.port}")
+    opened = await build_tools(made, context)
+    assert await call(opened, id="7")
+    for each in (closed, opened):
+        await each.aclose()
+    await context.aclose()
+
+
+async def test_a_server_that_cannot_prove_its_name_gets_nothing(tmp_path: Path) -> None:
+    """A certificate that nobody vouches for is no connection."""
+    seen: list[str] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(request.path)
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.2", 0, ssl_context=self_signed(tmp_path)).start()
+    made = tool(f"https://crm.test:{runner.addresses[0][1]}/{{id}}", secret_headers=BEARER)
+    async with tool_set(made, gate=gate_to(Site("crm.test", "127.0.0.2"))) as tools:
+        with pytest.raises(ToolFailed, match="cannot be reached"):
+            await call(tools, id="7")
+    await runner.cleanup()
+    assert seen == []
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """TLS for crm.test, by a certificate of its own making."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "crm.test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("crm.test")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM) + key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    (folder / "own.pem").write_bytes(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "own.pem")
+    return context
 
 
 async def test_the_address_that_was_checked_is_connected_to(crm: Site, other: Site) -> None:

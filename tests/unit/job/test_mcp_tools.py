@@ -130,6 +130,12 @@ async def built(
         finally:
             await tools.aclose()
             await context.aclose()
+    assert connections() == []
+
+
+def connections() -> list[str]:
+    """The connections to servers that are open."""
+    return [task.get_name() for task in asyncio.all_tasks() if "_run_client" in task.get_name()]
 
 
 async def refusal(made: AgentConfig, through: Gate | None = None) -> tuple[str, str, str]:
@@ -138,6 +144,7 @@ async def refusal(made: AgentConfig, through: Gate | None = None) -> tuple[str, 
         async with built(made, through=through):
             pass
     (violation,) = raised.value.violations
+    assert connections() == []
     return raised.value.reason_name, violation.field, violation.description
 
 
@@ -299,18 +306,34 @@ async def test_names_that_collide_fail_the_build() -> None:
             assert tools.names == ["read_all", "find_order"]
 
 
-async def test_a_name_that_no_model_can_call_fails_the_build() -> None:
-    """The operator is told to choose among the server's tools."""
+@pytest.mark.parametrize("name", ["orders.find", "end_session", "transfer_to_sales"])
+async def test_a_name_that_cannot_be_fails_the_build(name: str) -> None:
+    """A name that no model takes, or that is of the session's own tools: the
+    operator is told to choose among the server's."""
 
     def odd() -> MCPServer[Any]:
         server = MCPServer[Any]("odd")
-        server.add_tool(lambda: "x", name="orders.find", description="Finds.")
+        server.add_tool(lambda: "x", name=name, description="Finds.")
+        server.add_tool(lambda: "x", name="good", description="Finds.")
         return server
 
     async with mcp_site(make=odd) as at:
         reason, path, said = await refusal(config(at))
-    assert (reason, path) == ("BUILD_FAILED", "mcp_servers[0].allowed_tools")
-    assert "orders.find" in said
+        assert (reason, path) == ("BUILD_FAILED", "mcp_servers[0].allowed_tools")
+        assert name in said
+        async with built(config(at, "good")) as tools:
+            assert tools.names == ["good"]
+
+
+async def test_one_server_that_fails_closes_the_others() -> None:
+    """A config with a good and a bad server is refused for the bad one, and
+    nothing stays open."""
+    async with mcp_site() as at, mcp_site() as gone:
+        assert connections() == []
+        made = config(at)
+        made.mcp_servers.add(name="gone", url=gone.url.replace("/mcp", "/nowhere"))
+        reason, path, _ = await refusal(made)
+        assert (reason, path) == ("TOOLS_UNAVAILABLE", "mcp_servers[1].url")
 
 
 async def test_a_missing_secret_fails_the_build_by_its_path() -> None:

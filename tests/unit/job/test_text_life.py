@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.job.job_world import caller, delivery, offline_config
 from tests.unit.job.text_world import SECONDS_MAX, Running, running
+from voxplane.node.v1.relay_service_pb2 import FollowRefused
 from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.v1.session_service_pb2 import EndSessionAction, SessionCommand
@@ -129,3 +130,31 @@ async def test_what_was_said_is_left_with_the_node() -> None:
         await run.say("And my number is seven.")
         assert len(run.link.memory) == 4
         assert b"Ada" in run.link.memory[0]
+
+
+async def test_an_agent_that_cannot_take_over_leaves_the_session_as_it_is() -> None:
+    """A transfer to an agent whose config cannot be used is told to the caller;
+    the first agent goes on, and is followed again."""
+    async with running(offline_config("mark-1")) as run:
+        await run.say("To sales, please.")
+        run.session.deliver(delivery(7, offline_config(llm_config={"provider": "nobody"}), agent="sales"))
+        await run.until(lambda: len(texts(run)) == 2)
+        assert run.link.followed == ["support"]
+        assert run.link.counts["session"] == 1
+        assert run.link.records[-1].agent_id == "support"
+        assert "mark-1" in (await run.say("Well?")).turn.text
+
+
+async def test_an_agent_that_the_node_does_not_have_is_no_transfer() -> None:
+    """The caller is told, and the session goes on."""
+    async with running(offline_config()) as run:
+        run.session.follow_refused(FollowRefused(agent_id="nobody"))
+        await run.until(lambda: len(texts(run)) == 1)
+        assert run.link.records[-1].agent_id == "support"
+
+
+async def test_the_memory_of_the_process_is_told() -> None:
+    """The node's metrics can say what a session costs."""
+    async with running(offline_config()) as run:
+        await run.say("Hello.")
+        assert run.link.pss_bytes > 1_000_000

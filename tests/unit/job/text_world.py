@@ -34,6 +34,7 @@ class Link:
     answers: list[SessionCommandResult] = field(default_factory=list[SessionCommandResult])
     memory: list[bytes] = field(default_factory=list[bytes])
     followed: list[str] = field(default_factory=list[str])
+    pss_bytes: int = 0
     counts: Counter[str] = field(default_factory=Counter[str])
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,7 +66,9 @@ class Link:
 
     def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
         """See NodeLink."""
-        self.counts[swap or error] += 1
+        self.pss_bytes = pss_bytes or self.pss_bytes
+        if swap or error:
+            self.counts[swap or error] += 1
 
 
 @dataclass
