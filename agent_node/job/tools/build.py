@@ -21,7 +21,7 @@ from agent_node.job.tools.session_tools import session_tools
 from agent_node.providers import BuildContext
 from voxplane.clock import Clock, SystemClock
 from voxplane.errors import Violation, VoxplaneError
-from voxplane.tools import PARAMETERS_BYTES_MAX, TOOL_NAME_CHARS_MAX
+from voxplane.tools import PARAMETERS_BYTES_MAX, TOOL_NAME_CHARS_MAX, is_session_tool
 from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
 from voxplane.v1.tool_pb2 import McpServer
@@ -131,9 +131,15 @@ async def _of_servers(
         servers.append(
             mcp_server.HttpMcpServer(config.url, config.transport, headers, seconds=seconds, gate=gate)
         )
-    listed = await asyncio.gather(
-        *(_listed(server, f"mcp_servers[{index}].url") for index, server in enumerate(servers))
+    found = await asyncio.gather(
+        *(_listed(server, f"mcp_servers[{index}].url") for index, server in enumerate(servers)),
+        return_exceptions=True,  # so that none is still connecting when it is closed
     )
+    listed: list[list[Tool]] = []
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+        listed.append(each)
     named: list[tuple[str, Tool]] = []
     for index, (config, server, tools) in enumerate(zip(configs, servers, listed, strict=True)):
         path = f"mcp_servers[{index}].allowed_tools"
@@ -190,6 +196,10 @@ def _check_tool(tool: Tool, path: str) -> None:
     if not _NAME.fullmatch(name):
         said = f"models cannot call a tool {name[:TOOL_NAME_CHARS_MAX]!r}; name those that they may call"
         raise _refused(reason_pb2.ERROR_REASON_BUILD_FAILED, path, said)
+    if is_session_tool(name):
+        raise _refused(
+            reason_pb2.ERROR_REASON_BUILD_FAILED, path, f"{name} is the name of a tool of the session's own"
+        )
     if len(repr(schema)) > PARAMETERS_BYTES_MAX:
         said = f"the tool {name} has a description of more than {PARAMETERS_BYTES_MAX} bytes"
         raise _refused(reason_pb2.ERROR_REASON_BUILD_FAILED, path, said)
