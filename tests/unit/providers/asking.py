@@ -40,8 +40,13 @@ async def spoken(model: TTS, text: str, **request: Any) -> list[rtc.AudioFrame]:
 
 def frames(seconds: float, rate: int = RATE) -> list[rtc.AudioFrame]:
     """A tone and then a second of silence, in frames of 50 ms."""
-    pcm = tone("caller", "word " * int(seconds * 10), rate) + b"\0\0" * rate
+    return frames_of(tone("caller", "word " * int(seconds * 10), rate) + b"\0\0" * rate, rate)
+
+
+def frames_of(pcm: bytes, rate: int) -> list[rtc.AudioFrame]:
+    """PCM of 16 bit in frames of 50 ms."""
     step = rate // 10
+    pcm = pcm[: len(pcm) // step * step]
     return [rtc.AudioFrame(pcm[i : i + step], rate, 1, step // 2) for i in range(0, len(pcm), step)]
 
 
