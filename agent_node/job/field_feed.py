@@ -3,9 +3,9 @@
 The rules:
 
 - A payload tells of one reply, which is one step of a turn. Replies come one
-  after the other, in the order in which they began; the fields of a reply in
-  theirs. One payload is on its way at a time, and the next one tells all that
-  has come meanwhile.
+  after the other, in the order in which they first had something to show; the
+  fields of a reply in theirs. One payload is on its way at a time, and the next
+  one tells all that has come meanwhile.
 - The first payload of a reply is `whole`: what was told before it does not
   count any more. `seq` rises by one from payload to payload. What is sent a
   second time is the same payload with the same seq.
@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
@@ -47,6 +46,8 @@ PAYLOAD_BYTES_MAX = 12_000
 FRAME_BYTES = 128
 """What a payload has beside its header and what it tells."""
 REPLIES_MAX = 4
+MAKING_MAX = 16
+"""Turns whose replies are made at the same time; of more the first is left out."""
 SEQ_PER_PROCESS = 10_000_000
 TEXT_SECONDS_MIN = 0.05
 """From one text stream to the next, as nothing says that one has arrived."""
@@ -120,6 +121,7 @@ class FieldFeed:
         self._target = target
         self._seq = seq
         self._present = present
+        self._making: dict[int, ReplyFields] = {}
         self._replies: deque[ReplyFields] = deque()
         self._flight: _Flight | None = None
         self._away_until = 0.0
@@ -134,10 +136,12 @@ class FieldFeed:
         match event:
             case ReplyBegan(target):
                 self._begin(target, turn)
-            case ReplyFieldPart(name, text) if reply := self._of(turn):
+            case ReplyFieldPart(name, text) if reply := self._making.get(turn):
                 reply.part(name, text)
-            case ReplyField(name, value) if reply := self._of(turn):
+                self._show(reply)
+            case ReplyField(name, value) if reply := self._making.get(turn):
                 reply.value(name, value)
+                self._show(reply)
             case ReplyDone(target, _, problem):
                 self._end(target, turn, problem)
             case ReplyFailed(target, error):
@@ -154,7 +158,10 @@ class FieldFeed:
         if self._replies:
             self._replies[-1].error(source, message, turn)
         else:
-            self._begin(self._target, turn).error(source, message, turn)
+            reply = ReplyFields(self._target, turn)
+            reply.error(source, message, turn)
+            reply.end()
+            self._show(reply)
 
     def caller(self, *, present: bool) -> None:
         """The caller has joined, perhaps in place of another, or has left."""
@@ -270,36 +277,34 @@ class FieldFeed:
             "revision": target.bundle.revision,
         }
 
-    def _begin(self, target: Target, turn: int) -> ReplyFields:
+    def _begin(self, target: Target, turn: int) -> None:
         self._target = target
-        for before in self._replies:
-            if before.turn == turn:
-                before.end()  # a step that called tools and showed nothing, or not all
-        reply = ReplyFields(target, turn)
-        self._replies.append(reply)
-        return reply
+        if before := self._making.pop(turn, None):
+            before.end()
+        self._making[turn] = ReplyFields(target, turn)
+        if len(self._making) > MAKING_MAX:
+            self._drop(next(iter(self._making.values())))
 
     def _end(
         self, target: Target, turn: int, error: status_pb2.Status | None, *, interrupted: bool = False
     ) -> None:
-        reply = self._of(turn) or self._begin(target, turn)
+        reply = self._making.pop(turn, None) or ReplyFields(target, turn)
         if error is not None:
             reply.error(MODEL, error.message, turn)
         reply.end(interrupted=interrupted)
+        self._show(reply)
 
-    def _of(self, turn: int) -> ReplyFields | None:
-        """The reply of the turn that is being made."""
-        for reply in reversed(self._replies):
-            if reply.turn == turn:
-                return None if reply.over else reply
-        return None
+    def _show(self, reply: ReplyFields) -> None:
+        """Put it behind the others as soon as there is something to tell of it."""
+        if reply.shown and reply not in self._replies:
+            self._replies.append(reply)
 
     def _head(self) -> ReplyFields | None:
         """The reply to tell of next: none while one before it is still made."""
         for reply in self._replies:
             if reply.pending:
                 return reply
-            if reply.shown and not reply.over:
+            if not reply.over:
                 return None
         return None
 
@@ -307,21 +312,24 @@ class FieldFeed:
         """Tell all of the newest reply, and nothing of those before."""
         if self._flight is not None:
             self._flight.stale, self._flight.again = True, False
+        while len(self._replies) > 1:
+            self._drop(self._replies[0])
         for reply in self._replies:
             reply.forget()
-        while self._newer_shows():
-            self._replies.popleft()
 
     def _prune(self) -> None:
-        """Keep no reply that is told once a newer one shows something."""
+        """Keep no reply that is told once there is a newer one."""
         replies = self._replies
-        while len(replies) > REPLIES_MAX or (
-            self._newer_shows() and (not self._present or self._told(replies[0]))
-        ):
-            replies.popleft()
+        while len(replies) > 1 and (len(replies) > REPLIES_MAX or not self._present or _told(replies[0])):
+            self._drop(replies[0])
 
-    def _newer_shows(self) -> bool:
-        return any(reply.shown for reply in islice(self._replies, 1, None))
+    def _drop(self, reply: ReplyFields) -> None:
+        """Tell no more of it."""
+        if reply in self._replies:
+            self._replies.remove(reply)
+        if self._making.get(reply.turn) is reply:
+            del self._making[reply.turn]
 
-    def _told(self, reply: ReplyFields) -> bool:
-        return not reply.pending and (reply.over or not reply.shown)
+
+def _told(reply: ReplyFields) -> bool:
+    return reply.over and not reply.pending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_node.job.targets import Target, target_of
@@ -166,6 +166,7 @@ EVENTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=120))
 def test_every_turn_is_told_once_and_every_sum_is_right(events: list[TurnEvent]) -> None:
     """Whatever happens in whatever order: numbers have no gaps, each turn that
