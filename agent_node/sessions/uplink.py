@@ -51,6 +51,8 @@ class SessionUplink:
 
     `report` and `result` never wait. What was reported outlives an outage of
     the control plane and the end of the node, within the bound of the spool.
+    `connected` says whether there is a stream, `pause` how long the last wait
+    for one was, in seconds.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SessionUplink:
     ) -> None:
         self.figures = UplinkFigures()
         self.connected = False
+        self.pause = 0.0
         self._node_id = node_id
         self._stub = stub
         self._spool = spool
@@ -91,6 +94,11 @@ class SessionUplink:
     def spool_bytes(self) -> int:
         """What the spool takes on disk."""
         return self._spool.size
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the spool is not up to date."""
+        return self._to_save.is_set() or self._whole
 
     def report(self, report: pb2.SessionReport) -> None:
         """How a session stands, and turns that are new."""
@@ -134,10 +142,11 @@ class SessionUplink:
                 self._state.refused()
             if self._all_told():
                 return
-            pause = self._pauses.after(ending, self._clock.monotonic())
+            self.pause = self._pauses.after(ending, self._clock.monotonic())
             self.figures.back_offs += 1
-            _log.warning("session reports interrupted", reason=ending.reason, retry_seconds=round(pause, 3))
-            await self._clock.sleep(pause)
+            seconds = round(self.pause, 3)
+            _log.warning("session reports interrupted", reason=ending.reason, retry_seconds=seconds)
+            await self._clock.sleep(self.pause)
 
     def _all_told(self) -> bool:
         """Whether the node ends, and everything is acknowledged."""
@@ -212,8 +221,9 @@ class SessionUplink:
 
     async def _read(self, call: ReportCall, command: Callable[[pb2.SessionCommand], None]) -> None:
         await call.initial_metadata()
-        self.connected = True
-        _log.info("session reports opened")
+        if not call.done():  # it returns also when there was no server
+            self.connected = True
+            _log.info("session reports opened")
         async for response in call:
             match response.WhichOneof("event"):
                 case "stored_sequence":
