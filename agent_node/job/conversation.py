@@ -211,7 +211,9 @@ class Conversation:
 
     def trace(self, traced: bool) -> None:
         """See Commanded."""
-        self.reporting.trace(traced)
+        self.reporting.may_trace(traced)
+        # a turn is traced as a whole, or not
+        self.swap.between_turns(lambda: self.reporting.trace(traced))
 
     def follow_agent(self, agent_id: str) -> None:
         """Get the bundle of another agent, which takes the session over at the

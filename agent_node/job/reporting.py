@@ -41,15 +41,21 @@ class Reporting:
             case _:
                 pass
 
-    def trace(self, traced: bool) -> None:
-        """Trace the session from now on, or do not. Raises VoxplaneError if it
-        cannot be traced."""
+    def may_trace(self, traced: bool) -> None:
+        """Raises VoxplaneError if the session cannot be traced."""
         if self._tracing is None:
             raise VoxplaneError(reason_pb2.ERROR_REASON_BUILD_FAILED, "this session cannot be traced")
+        self._tracing.check(traced)
+
+    def trace(self, traced: bool) -> None:
+        """Trace the session from now on, or do not."""
+        if self._tracing is None:
+            return
         try:
             self._tracing.override(traced)
-        finally:
-            self.record.traced(self._tracing.on)
+        except VoxplaneError as error:
+            _log.warning("the session is not traced", reason=error.message)
+        self.record.traced(self._tracing.on)
 
     async def aclose(self) -> None:
         """Send what is left of the traces."""

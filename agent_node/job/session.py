@@ -109,6 +109,7 @@ class SessionSwap:
         self._current: Pipeline | None = None
         self._building: asyncio.Task[None] | None = None
         self._events: deque[Event] = deque()
+        self._later: deque[Callable[[], None]] = deque()
         self._working = False
         self._closed = False
 
@@ -137,6 +138,12 @@ class SessionSwap:
         """Stay with a version, or follow the alias again. Without its content
         the version is to be in the bundle."""
         self._receive(Pinned(version, content))
+
+    def between_turns(self, work: Callable[[], None]) -> None:
+        """Do it as soon as no reply is in flight, perhaps at once. It must not
+        raise."""
+        self._later.append(work)
+        self._do_later()
 
     def reply_began(self, reply: str) -> None:
         """A reply is in flight; every one must come to `reply_ended`."""
@@ -178,6 +185,11 @@ class SessionSwap:
                     self._carry_out(action)
         finally:
             self._working = False
+        self._do_later()
+
+    def _do_later(self) -> None:
+        while self._later and self._state.between_turns and not self._working:
+            self._later.popleft()()
 
     def _carry_out(self, action: Action) -> None:
         match action:

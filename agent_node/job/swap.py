@@ -236,6 +236,11 @@ class SwapState:
         return self._active.target if self._active else None
 
     @property
+    def between_turns(self) -> bool:
+        """Whether no reply is in flight."""
+        return not self._replies
+
+    @property
     def phases(self) -> dict[int, Phase]:
         """The configs that are not closed yet, by ticket."""
         held = [*self._draining.values(), self._active, self._building, self._warm]

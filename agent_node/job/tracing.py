@@ -2,8 +2,9 @@
 
 - Off is the default, and then there is no exporter, no thread and no network.
 - A session is traced if its agent says so and the share of sampled sessions has
-  it, which is decided by the session's id, once and for all its processes; or
-  if SetSessionTracing says so, which wins until the end of the session.
+  it, which is decided once, by the session's id and the rate when it is first
+  asked for; or if SetSessionTracing says so, which wins until the end of the
+  session.
 - What is switched takes effect with the next span that begins: `follow` and
   `override` are called between turns.
 - Every span says whose it is, and by which version it was made.
@@ -86,6 +87,7 @@ class Tracing:
         self._caller = caller
         self._secrets = secrets
         self._override: bool | None = None
+        self._sampled: bool | None = None
         self._target: Target | None = None
         self._destination: Destination | None = None
         self._provider: TracerProvider | None = None
@@ -103,6 +105,11 @@ class Tracing:
         self._target = target
         self._labels.attributes = attributes_of(self._caller, target)
         self._settle()
+
+    def check(self, traced: bool) -> None:
+        """Raises as `override` would, and changes nothing."""
+        if traced and self._target is not None:
+            destination_of(self._target.config.tracing_config, self._secrets)
 
     def override(self, traced: bool) -> None:
         """Trace the session from now on, or do not, whatever its agent says.
@@ -131,8 +138,12 @@ class Tracing:
             return None
         config = self._target.config.tracing_config
         if self._override is None:
-            rate = config.sample_rate if config.HasField("sample_rate") else 1.0
-            if not config.enabled or not is_sampled(self._caller.session_id, rate):
+            if not config.enabled:
+                return None
+            if self._sampled is None:
+                rate = config.sample_rate if config.HasField("sample_rate") else 1.0
+                self._sampled = is_sampled(self._caller.session_id, rate)
+            if not self._sampled:
                 return None
         return destination_of(config, self._secrets)
 

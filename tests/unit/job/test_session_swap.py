@@ -226,3 +226,18 @@ async def test_pinning_a_running_session(made: Made) -> None:
     made.workshop.done()
     await made.clock.settle()
     assert made.swap.running.version == 2
+
+
+async def test_work_between_turns_waits_for_the_reply_in_flight(made: Made) -> None:
+    """It is done in order when the last reply is over, and at once if there is none."""
+    await made.start()
+    done: list[str] = []
+    made.swap.between_turns(lambda: done.append("idle"))
+    made.swap.reply_began("a")
+    made.swap.reply_began("b")
+    made.swap.between_turns(lambda: done.append("first"))
+    made.swap.between_turns(lambda: done.append("second"))
+    made.swap.reply_ended("a")
+    assert done == ["idle"]
+    made.swap.reply_ended("b")
+    assert done == ["idle", "first", "second"]

@@ -140,3 +140,19 @@ async def test_the_rate_holds_unless_it_is_overridden(receiver: TraceReceiver, t
     assert not tracing.on
     tracing.override(True)
     assert tracing.on
+
+
+async def test_the_share_is_decided_once(receiver: TraceReceiver, tracing: Tracing) -> None:
+    """Another rate in the middle of a session changes nothing for it."""
+    tracing.follow(_target(receiver, sample_rate=0.0))
+    tracing.follow(_target(receiver, 2, sample_rate=1.0))
+    assert not tracing.on
+
+
+async def test_what_cannot_be_traced_is_known_before(receiver: TraceReceiver, tracing: Tracing) -> None:
+    """A check tells of a missing key, and switches nothing."""
+    tracing.follow(_target(receiver, enabled=False, secret_key="env:NO_KEY"))
+    with pytest.raises(VoxplaneError):
+        tracing.check(True)
+    tracing.check(False)
+    assert not tracing.on
