@@ -7,9 +7,7 @@ metadata. The main process' side is agent_node.calls.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 
 import structlog
 from livekit.agents import JobContext, JobProcess
@@ -17,11 +15,11 @@ from livekit.agents import JobContext, JobProcess
 # plugins register on the main thread, when they are imported
 import agent_node.providers as _providers
 from agent_node.job import voice_session
+from agent_node.job.fork_server import die_with_parent
 from agent_node.job.library_logs import quieten_libraries
 from agent_node.job.relay_client import RelayClosedError
 from agent_node.job.voice_request import caller_of
 from agent_node.logs import configure_logs
-from agent_node.providers.context import ssl_context
 from voxplane.errors import VoxplaneError
 
 NODE_ID_ENV = "VOXPLANE_NODE_ID"
@@ -29,18 +27,16 @@ LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 PRELOADED_MODULES = ("agent_node.job.fork_server", _providers.__name__, "agent_node.job.voice")
 """What the fork server imports for all jobs; the first is for itself."""
 
-_PR_SET_PDEATHSIG = 1
-
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def prepare(process: JobProcess) -> None:
     """Make an idle job process ready for its call."""
-    _die_with_the_fork_server()
+    die_with_parent()
     log_format = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
     configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
     quieten_libraries()
-    ssl_context()
+    _providers.warm_providers()
 
 
 async def entrypoint(ctx: JobContext) -> None:
@@ -51,10 +47,3 @@ async def entrypoint(ctx: JobContext) -> None:
         why = error.reason_name if isinstance(error, VoxplaneError) else str(error) or type(error).__name__
         _log.error("the call cannot start", session_id=ctx.job.id, reason=why)
         ctx.shutdown(reason=f"the call cannot start: {why}")
-
-
-def _die_with_the_fork_server() -> None:
-    """Which dies with the node, however that goes; a job that hangs would
-    not notice it by itself."""
-    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL):
-        _log.warning("the process would outlive its node if it hung")
