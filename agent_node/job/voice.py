@@ -37,6 +37,7 @@ def prepare(process: JobProcess) -> None:
     configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
     quieten_libraries()
     _providers.warm_providers()
+    _providers.warm_vad()
 
 
 async def entrypoint(ctx: JobContext) -> None:
