@@ -24,9 +24,11 @@ from agent_node.job.reply_events import ReplyDone, ReplyEvent
 from agent_node.job.session import SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.job.swap import Applied, Refused
+from agent_node.job.userdata import SessionData
 from agent_node.job.voice_session import new_session
 from agent_node.providers import SecretResolver, new_context
-from tests.vendors import Vendors
+from tests.unit.job.test_voxplane_agent import Control
+from tests.vendors import Fault, Vendors
 from tests.vendors.sound import tone
 from voxplane.clock import SystemClock
 from voxplane.digest import content_hash
@@ -36,6 +38,7 @@ from voxplane.v1.agent_config_pb2 import AgentConfig, SttConfig, TtsConfig
 CHAT, SPEECH, LISTEN, SPEAK = "/v1/chat/completions", "/v1/audio/speech", "/v1/listen", "/v1/speak"
 TURN_SECONDS_MAX = 20
 EAR_RATE = 16_000
+SECOND = "s" * 20
 
 
 class Microphone(AudioInput):
@@ -86,8 +89,9 @@ class Call:
     """A voice call without a room."""
 
     def __init__(self, vendors: Vendors) -> None:
-        keys = {"OPENAI_API_KEY": "o" * 20, "DEEPGRAM_API_KEY": "d" * 20}
+        keys = {"OPENAI_API_KEY": "o" * 20, "DEEPGRAM_API_KEY": "d" * 20, "SECOND_API_KEY": SECOND}
         caller = CallerContext(session_id="s-1", tenant_id="acme", agent_id="interview", user_id="ann")
+        self._caller = caller
         self.builder = Builder(caller, new_context(SecretResolver(environ=keys)))
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self.replies: asyncio.Queue[ReplyDone] = asyncio.Queue()
@@ -103,7 +107,7 @@ class Call:
         """Open the session with the config."""
         self._deliver(config)
         pipeline = await self._swap.first()
-        self.session = new_session(pipeline.target.config)
+        self.session = new_session(pipeline, SessionData(self._caller, Control()))
         self.session.input.audio = self.microphone
         self.session.output.audio = self.loudspeaker
         self.session.on("conversation_item_added", self._on_item)
@@ -284,3 +288,43 @@ async def test_a_change_of_the_schema_shows_in_the_next_reply(vendors: Vendors, 
 
     assert isinstance(reply.fields["score"], int)
     assert "score" in json.dumps(last(vendors, CHAT)["response_format"])
+
+
+async def test_fallbacks_keep_a_call_going_when_every_first_vendor_fails(
+    vendors: Vendors, call: Call
+) -> None:
+    """OpenAI hears for Deepgram, another model answers, another voice speaks as the reply wants it."""
+    config = first_config(vendors)
+    config.stt_config.fallbacks.add(provider="openai", base_url=vendors.openai_url)
+    other = {"provider": "openai", "base_url": vendors.openai_url, "api_key": "env:SECOND_API_KEY"}
+    config.llm_config.fallbacks.add(model="gpt-two", **other)
+    config.tts_config.fallbacks.add(voice="sage", **other)
+    config.llm_config.timeout.FromMilliseconds(500)
+    config.tts_config.timeout.FromMilliseconds(500)
+    vendors.recorder.break_next(LISTEN, Fault.ERROR, times=100)
+    vendors.recorder.break_next(CHAT, Fault.HANG, times=100, key="o" * 20)
+    vendors.recorder.break_next(SPEECH, Fault.ERROR, times=100, key="o" * 20)
+    await call.start(config)
+    spoken, reply = await call.say("hello there")
+
+    [chat] = [request.body for request in vendors.recorder.of(CHAT, SECOND)]
+    assert (chat["model"], messages(chat, "user")) == ("gpt-two", ["hello there"])
+    speech = [request.body for request in vendors.recorder.of(SPEECH, SECOND)]
+    assert {body["voice"] for body in speech} == {"sage"}
+    assert {body["instructions"] for body in speech} == {reply.fields["voice_instructions"]}
+    assert " ".join(body["input"] for body in speech).split() == spoken.split()
+    assert len(call.loudspeaker.heard) == 1
+
+
+async def test_a_call_survives_an_llm_that_hangs(vendors: Vendors, call: Call) -> None:
+    """Without a fallback the turn fails within the config's time, not LiveKit's, and the next works."""
+    config = first_config(vendors)
+    config.llm_config.timeout.FromMilliseconds(300)
+    config.llm_config.max_retries = 1
+    await call.start(config)
+    vendors.recorder.break_next(CHAT, Fault.HANG, times=2)
+    vendors.transcripts.append("are you there")
+    call.microphone.speak()
+    await asyncio.wait_for(vendors.recorder.wait(CHAT, 2), TURN_SECONDS_MAX)
+    await call.say("hello again")
+    assert messages(last(vendors, CHAT), "user")[-1] == "hello again"
