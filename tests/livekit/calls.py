@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,10 @@ class Call:
         await self._hears(words)
         began, ended = await self._callers.do("speak", self.room, pcm=str(self._callers.speech(words)))
         return began, ended
+
+    async def silence(self, *, until: float) -> None:
+        """Say nothing until that time.monotonic()."""
+        await asyncio.sleep(max(0.0, until - time.monotonic()))
 
     def speaking(self, words: str) -> asyncio.Task[tuple[float, float]]:
         """Begin to say it, as `speak` does."""

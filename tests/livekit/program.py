@@ -80,6 +80,13 @@ class Program:
         self.signal(signal.SIGKILL)
         await self.process.wait()
 
+    async def ended(self, seconds: float = STOP_SECONDS_MAX) -> int:
+        """Wait until it ends by itself; its exit status. Raises ProgramError."""
+        try:
+            return await asyncio.wait_for(self.process.wait(), seconds)
+        except TimeoutError:
+            raise self.failure("does not end") from None
+
     async def kill_if_running(self) -> None:
         """SIGKILL if it runs."""
         if self.running:

@@ -13,6 +13,7 @@ from types import TracebackType
 import aiohttp
 import grpc
 from livekit import api
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.livekit import namespace
 from tests.livekit.calls import Callers
@@ -110,10 +111,13 @@ class Stage:
         await node.start()
         await node.logged("registered worker", times + 1, READY_SECONDS_MAX)
 
-    async def metrics(self) -> str:
-        """The first node's metrics, as Prometheus reads them."""
+    async def metric(self, name: str, **labels: str) -> float:
+        """A figure of the first node, as Prometheus reads it; 0 if it has none of that kind."""
         async with self._http["metrics"].get("http://node/metrics", raise_for_status=True) as answer:
-            return await answer.text()
+            text = await answer.text()
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        found = [sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)]
+        return found[0] if found else 0.0
 
     def token(
         self, room: str, identity: str, metadata: dict[str, object] | None, name: str = "voxplane"
@@ -152,9 +156,9 @@ class Stage:
         )
         await self.vendors_program.start()
         self.vendors = await self._held.enter_async_context(VendorsClient(self._vendors_socket))
-        await asyncio.gather(self.start_livekit(), self.start_control(), self.callers.start())
         self._held.push_async_callback(self.callers.stop)
-        await self.start_node()
+        await asyncio.gather(self.start_livekit(), self.start_control())
+        await asyncio.gather(self.callers.start(), self.start_node())
 
     async def _client(self, door: str) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self._doors[door]))

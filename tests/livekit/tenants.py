@@ -94,15 +94,24 @@ class Tenant:
         methods: tuple[str, ...] = (FIELDS_METHOD,),
     ) -> Call:
         """A caller in a room with the agent, which listens."""
-        room = f"{self.tenant_id}-{next(self._rooms)}"
-        call = self.stage.callers.call(room, self.hears)
-        metadata: dict[str, object] = {"tenant": self.tenant_id, "agent": agent_id}
-        metadata |= {"user": user} if user else {}
-        metadata |= {"variables": dict(variables)} if variables else {}
-        token = self.stage.token(room, f"{self.tenant_id}-caller", metadata)
+        call = self.line()
+        token = self.ticket(call, agent_id, user=user, variables=variables)
         await call.join(token, methods=list(methods), topics=TOPICS)
         await call.agent("listening")
         return call
+
+    def line(self) -> Call:
+        """A call to a room of its own, which is not joined."""
+        return self.stage.callers.call(f"{self.tenant_id}-{next(self._rooms)}", self.hears)
+
+    def ticket(
+        self, call: Call, agent_id: str, *, user: str = "", variables: Mapping[str, str] | None = None
+    ) -> str:
+        """The caller's ticket to the room, which sends the agent there too."""
+        metadata: dict[str, object] = {"tenant": self.tenant_id, "agent": agent_id}
+        metadata |= {"user": user} if user else {}
+        metadata |= {"variables": dict(variables)} if variables else {}
+        return self.stage.token(call.room, f"{self.tenant_id}-caller", metadata)
 
     async def hears(self, words: str) -> None:
         """The tenant's next utterance is heard as these words."""

@@ -142,7 +142,7 @@ async def test_a_swap_while_the_agent_speaks_leaves_no_gap(tenant: Tenant) -> No
             break
     print(f"without a swap: {without}; with one: {swapped}")  # noqa: T201
     assert not longer(swapped, without)
-    last = await say(tenant, call, "what is next", "Nothing.")
+    last = await say(tenant, call, "what is next", "Describe the picture.")
     await assert_turn(tenant, call, 2 * len(swapped) + 1, len(swapped) + 1, last)
     asked = await tenant.stage.vendors.requests(CHAT, key=tenant.keys["openai"])
     assert conversation(asked[-1]) == [*said, "what is next"]
