@@ -166,7 +166,7 @@ class Announcer:
         while True:
             with suppress(RoomsError):
                 people = await self._rooms.people(room)
-                if people.agents and not final:
+                if not final and any(session for _, session in people.agents):
                     return
                 if people.connected:
                     await self._rooms.send(room, REJECTED_TOPIC, data)
