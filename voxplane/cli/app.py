@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command(context_settings=sides.FORWARD)(sides.serve)
 app.command(context_settings=sides.FORWARD)(sides.store)
 app.command(context_settings=sides.FORWARD)(sides.node)
+app.command("demo-livekit", hidden=True, context_settings=sides.FORWARD)(sides.demo_livekit)
+app.command("demo-call", hidden=True, context_settings=sides.FORWARD)(sides.demo_call)
 app.command("dev")(dev.command)
 app.command("chat")(chat.command)
 app.add_typer(agents.app, name="agents")

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -27,7 +27,9 @@ from voxplane.cli.children import Child, start_child
 from voxplane.cli.connect import DEFAULT_DATA_DIR, DEFAULT_SERVER, Client, open_channel, run
 from voxplane.cli.demo_tenant import load_demo
 from voxplane.cli.failures import CommandError
+from voxplane.cli.livekit_server import NoLiveKit, start_livekit
 from voxplane.cli.tour import Place, play
+from voxplane.cli.tour_call import LiveKit
 from voxplane.v1 import node_service_pb2 as nodes_pb2
 
 TENANT = "demo"
@@ -129,14 +131,25 @@ class Stopped(Exception):
     """The user asked to end."""
 
 
+@dataclass(slots=True)
+class _Site:
+    """What runs. There is a LiveKit server for the tour alone; `no_livekit` says why there is none."""
+
+    children: list[Child] = field(default_factory=list[Child])
+    livekit: LiveKit | None = None
+    no_livekit: str = ""
+
+
 async def _dev(plan: Plan) -> None:
     console = Console(highlight=False)
     signals = Signals()
     try:
-        async with _running(plan, signals, console) as children:
-            until = _Until(signals, children)
+        async with _running(plan, signals, console) as site:
+            until = _Until(signals, site.children)
             if plan.tour:
-                place = Place(plan.address, TENANT, relay_socket(plan.data_dir))
+                socket = relay_socket(plan.data_dir)
+                log = plan.logs / "caller.log"
+                place = Place(plan.address, TENANT, socket, site.livekit, site.no_livekit, log)
                 await until.done(play(place, console))
             if not plan.leave:
                 _print_next(plan, console)
@@ -181,20 +194,28 @@ def _died(child: Child) -> CommandError:
 
 
 @asynccontextmanager
-async def _running(plan: Plan, signals: Signals, console: Console) -> AsyncGenerator[list[Child]]:
+async def _running(plan: Plan, signals: Signals, console: Console) -> AsyncGenerator[_Site]:
     """Everything up for the block, and ended in the reverse order."""
-    children: list[Child] = []
+    site = _Site()
+    children = site.children
     until = _Until(signals, children)
     try:
         with console.status("starting the control plane") as status:
             children.append(await _start_server(plan))
             await until.done(_in_time(_served(plan.address), children[-1]))
+            if plan.tour:
+                status.update("starting a LiveKit server")
+                try:
+                    child, site.livekit = await until.done(start_livekit(plan.logs))
+                    children.append(child)
+                except NoLiveKit as why:
+                    site.no_livekit = str(why)
             status.update("starting a node")
-            children.append(await _start_node(plan))
+            children.append(await _start_node(plan, site.livekit))
             await until.done(_in_time(_connected(plan.address), children[-1]))
             status.update("loading the demo tenant")
             await until.done(_load(plan.address))
-        yield children
+        yield site
     finally:
         for child in reversed(children):
             await child.stop(signals.hurry)
@@ -210,15 +231,20 @@ async def _start_server(plan: Plan) -> Child:
     )
 
 
-async def _start_node(plan: Plan) -> Child:
+async def _start_node(plan: Plan, livekit: LiveKit | None) -> Child:
     direct = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost", "::1")))
     return await start_child(
         "node",
         *("node", "--server", plan.address, "--data-dir", str(plan.data_dir), "--node-id", NODE_ID),
         log=plan.logs / "node.log",
-        environment={"no_proxy": direct},
+        environment={"no_proxy": direct, **_for_calls(livekit)},
         stop_seconds=NODE_STOP_SECONDS_MAX,
     )
+
+
+def _for_calls(livekit: LiveKit | None) -> dict[str, str]:
+    """How the node is told to take calls; the tour's also on a busy machine."""
+    return {**livekit.environment, "VOXPLANE_MAX_CPU_LOAD": "100"} if livekit else {}
 
 
 async def _in_time(work: Coroutine[None, None, None], child: Child) -> None:

@@ -1,4 +1,4 @@
-"""`serve`, `store` and `node`, which come from packages that this one must not import.
+"""`serve`, `store`, `node` and the demo's parts, which come from packages that this one must not import.
 
 Each is an entry point of the group `voxplane.commands` and takes its own
 options, so that a plain client starts without either side.
@@ -15,7 +15,13 @@ import typer
 from voxplane.cli.failures import UsageError
 
 GROUP = "voxplane.commands"
-_EXTRAS = {"serve": "server", "store": "server", "node": "node"}
+_EXTRAS = {
+    "serve": "server",
+    "store": "server",
+    "node": "node",
+    "demo-livekit": "node",
+    "demo-call": "node",
+}
 
 FORWARD: dict[str, Any] = {
     "allow_extra_args": True,
@@ -48,6 +54,16 @@ def node(context: typer.Context) -> None:
     Example: voxplane node --server 127.0.0.1:50051 --data-dir ./data
     """
     run_side("node", context.args)
+
+
+def demo_livekit(context: typer.Context) -> None:
+    """Run a LiveKit server that keeps to this machine, for the demo."""
+    run_side("demo-livekit", context.args)
+
+
+def demo_call(context: typer.Context) -> None:
+    """Call an agent, for the demo."""
+    run_side("demo-call", context.args)
 
 
 def load_side(name: str, found: Iterable[EntryPoint] | None = None) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 from rich.console import Console
+from rich.markup import escape
 
 from voxplane.cli.agents import history_table, versions
 from voxplane.cli.chat.screen import Reply, milliseconds
@@ -24,7 +25,9 @@ from voxplane.cli.connect import CALL_SECONDS_MAX, Client, open_channel
 from voxplane.cli.demo_tenant import demo_configs
 from voxplane.cli.failures import CommandError, failure_of, of_status
 from voxplane.cli.nodes import convergence_lines
+from voxplane.cli.tour_call import CallBroken, LiveKit, calling
 from voxplane.cli.tour_screen import TourScreen
+from voxplane.cli.tour_voice import VOICE_STEPS, NotHappened, VoiceStage, dispatch, new_room
 from voxplane.names import LIVE
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.v1 import agent_pb2
@@ -57,6 +60,10 @@ class Place:
     server: str
     tenant: str
     socket: Path
+    livekit: LiveKit | None = None
+    no_livekit: str = ""
+    """Why there is none."""
+    log: Path = Path("caller.log")
 
 
 @dataclass(slots=True)
@@ -256,8 +263,9 @@ STEPS = (
 
 
 async def play(place: Place, console: Console, patience: float = EVENT_SECONDS_MAX) -> None:
-    """Play all steps. Raises CommandError that names the step that failed; one
-    that waits longer than `patience` seconds for the call has failed."""
+    """Play all steps; those by voice where there is a LiveKit server. Raises
+    CommandError that names the step that failed; one that waits longer than
+    `patience` seconds for the call has failed."""
     screen = TourScreen(console)
     began = time.monotonic()
     async with open_channel(place.server) as channel:
@@ -265,12 +273,17 @@ async def play(place: Place, console: Console, patience: float = EVENT_SECONDS_M
         own = await _prepare(client, place.tenant)
         try:
             await _play(client, place, screen, patience)
+            if place.livekit is not None:
+                await _play_by_voice(client, place, place.livekit, screen, patience)
         finally:
             with suppress(grpc.aio.AioRpcError, TimeoutError):
                 async with asyncio.timeout(RESTORE_SECONDS_MAX):
                     await asyncio.shield(_restore(client, place.tenant, own))
-    seconds = time.monotonic() - began
-    screen.end("The tour", [f"all {len(STEPS)} steps happened, in {seconds:.1f} s"])
+    steps = len(STEPS) + (len(VOICE_STEPS) if place.livekit is not None else 0)
+    lines = [f"all {steps} steps happened, in {time.monotonic() - began:.1f} s"]
+    if place.no_livekit:
+        lines.append(f"[dim]not by voice: {escape(place.no_livekit)}[/]")
+    screen.end("The tour", lines)
 
 
 async def _play(client: Client, place: Place, screen: TourScreen, patience: float) -> None:
@@ -281,19 +294,34 @@ async def _play(client: Client, place: Place, screen: TourScreen, patience: floa
     async with open_session(place.socket, caller) as session:
         stage = Stage(client, session, screen, place.tenant, live.version.number, patience)
         for number, step in enumerate(STEPS, 1):
-            screen.heading(number, step.title)
-            try:
-                await step.play(stage)
-            except StepFailed as error:
-                raise CommandError(
-                    f"step {number} of the tour, “{step.title}”, did not happen: {error}"
-                ) from None
-            except grpc.aio.AioRpcError as error:
-                raise CommandError(
-                    f"step {number} of the tour, “{step.title}”, did not happen: {error.details()}"
-                ) from error
-            await screen.pause()
+            await _step(number, step.title, step.play(stage), screen)
         await session.hang_up()
+
+
+async def _play_by_voice(
+    client: Client, place: Place, livekit: LiveKit, screen: TourScreen, patience: float
+) -> None:
+    live = await _live(client, place.tenant)
+    metadata = dispatch(place.tenant, AGENT)
+    async with calling(
+        livekit, place.log, room=new_room(), metadata=metadata, user=USER.lower(), patience=patience
+    ) as call:
+        stage = VoiceStage(client, call, screen, place.tenant, AGENT, live.version.number)
+        for number, step in enumerate(VOICE_STEPS, len(STEPS) + 1):
+            await _step(number, step.title, step.play(stage), screen)
+
+
+async def _step(number: int, title: str, playing: Awaitable[None], screen: TourScreen) -> None:
+    """Play one step. Raises CommandError that names it."""
+    screen.heading(number, title)
+    failed = f"step {number} of the tour, “{title}”, did not happen"
+    try:
+        await playing
+    except (StepFailed, NotHappened, CallBroken) as error:
+        raise CommandError(f"{failed}: {error}") from None
+    except grpc.aio.AioRpcError as error:
+        raise CommandError(f"{failed}: {error.details()}") from error
+    await screen.pause()
 
 
 async def _live(client: Client, tenant: str) -> pb2.GetAgentVersionResponse:

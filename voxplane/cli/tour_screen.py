@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -71,6 +72,13 @@ class TourScreen:
         self._console.print(columns)
         self._line(turn_line(turn))
 
+    def fields(self, title: str, fields: dict[str, Any]) -> None:
+        """Fields that came alone."""
+        self._console.print(
+            Padding(Panel(fields_table(fields), title=title, title_align="left"), (0, 0, 0, 2), expand=False),
+            width=self._width,
+        )
+
     def refused(self, failure: Failure) -> None:
         """A call was refused, as it should be."""
         self._line(headline(failure))
@@ -80,6 +88,10 @@ class TourScreen:
     def fact(self, text: str) -> None:
         """Something that was checked."""
         self._line(Text.assemble(("✓ ", "green"), text))
+
+    def note(self, text: str) -> None:
+        """Something that is not shown, and why."""
+        self._line(Text(text, style="dim"))
 
     def show(self, what: RenderableType) -> None:
         """Anything else, such as a table."""

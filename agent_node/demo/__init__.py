@@ -1,0 +1,1 @@
+"""The voice part of `voxplane dev --tour`: a LiveKit server and a caller."""
