@@ -9,6 +9,7 @@ blocks say, as LiveKit models.
 """
 
 from agent_node.providers.context import BuildContext, new_context
+from agent_node.providers.fallback import Availability, on_availability
 from agent_node.providers.plugins import load_plugins
 from agent_node.providers.registry import (
     build_llm,
@@ -26,6 +27,7 @@ from agent_node.providers.speech import set_speech_instructions
 load_plugins()
 
 __all__ = [
+    "Availability",
     "BuildContext",
     "SecretResolver",
     "build_llm",
@@ -35,6 +37,7 @@ __all__ = [
     "build_vad",
     "known_providers",
     "new_context",
+    "on_availability",
     "set_speech_instructions",
     "warm_providers",
     "warm_vad",

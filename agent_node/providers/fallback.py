@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
@@ -204,6 +205,34 @@ def _give(ear: stt.RecognizeStream, data: Any) -> None:
 def _end(ear: stt.RecognizeStream) -> None:
     with suppress(RuntimeError):
         ear.end_input()
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """A model of a chain has failed, or is back. `index` is its place: 0 is the
+    block's own, 1 the first of its fallbacks."""
+
+    kind: str
+    index: int
+    model: str
+    provider: str
+    available: bool
+
+
+def on_availability(model: object, tell: Callable[[Availability], None]) -> None:
+    """Be told when a model of a chain fails or is back; a single model has
+    nothing to tell."""
+    if not isinstance(model, FallbackLLM | FallbackSTT | FallbackTTS):
+        return
+    kind = {FallbackLLM: "llm", FallbackSTT: "stt", FallbackTTS: "tts"}[type(model)]
+    order: list[Any] = list(model.models)
+
+    def pass_on(event: Any) -> None:
+        changed = getattr(event, kind)
+        index = order.index(getattr(changed, "wrapped_stt", changed))
+        tell(Availability(kind, index, changed.model, changed.provider, event.available))
+
+    cast("Any", model).on(f"{kind}_availability_changed", pass_on)
 
 
 async def _close(models: Sequence[LLM] | Sequence[STT] | Sequence[TTS]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from agent_node.providers import deepgram, offline, openai, plugin_models, plugins, silero
@@ -40,8 +41,7 @@ def build_llm(config: LlmConfig, context: BuildContext) -> LLM:
     PROVIDER_UNKNOWN, SECRET_UNAVAILABLE or BUILD_FAILED, with paths such as
     `llm_config.fallbacks[0].options.top_p`.
     """
-    models: list[LLM] = _build_all("llm_config", config, context)
-    return models[0] if len(models) == 1 else FallbackLLM(models)
+    return _build_chain("llm_config", config, context, FallbackLLM)
 
 
 def build_stt(config: SttConfig, context: BuildContext, *, vad: VAD | None = None) -> STT:
@@ -51,18 +51,17 @@ def build_stt(config: SttConfig, context: BuildContext, *, vad: VAD | None = Non
     with its default settings does. A single model that does not stream is left
     as it is: LiveKit's session puts its own VAD before it.
     """
-    models: list[STT] = _build_all("stt_config", config, context, vad)
-    if len(models) == 1:
-        return models[0]
-    if vad is None and not all(model.capabilities.streaming for model in models):
-        vad = silero.SileroVAD.of_process()
-    return FallbackSTT(models, vad)
+
+    def chain(models: list[STT]) -> FallbackSTT:
+        streaming = all(model.capabilities.streaming for model in models)
+        return FallbackSTT(models, vad if streaming or vad else silero.SileroVAD.of_process())
+
+    return _build_chain("stt_config", config, context, chain, vad)
 
 
 def build_tts(config: TtsConfig, context: BuildContext) -> TTS:
     """The text-to-speech model that `tts_config` describes; as build_llm."""
-    models: list[TTS] = _build_all("tts_config", config, context)
-    return models[0] if len(models) == 1 else FallbackTTS(models)
+    return _build_chain("tts_config", config, context, FallbackTTS)
 
 
 def build_vad(config: VadConfig, context: BuildContext) -> VAD:
@@ -92,21 +91,26 @@ def warm_providers() -> None:
             parameters_of(getattr(kind, "load", kind) if block == "vad_config" else kind)  # type: ignore[arg-type]
 
 
-def _build_all(
-    block: str, config: LlmConfig | SttConfig | TtsConfig, context: BuildContext, vad: VAD | None = None
-) -> list[Any]:
-    """The models of the block and of its fallbacks, in order."""
-    chain = (config, *config.fallbacks)
-    built: list[Any] = []
+def _build_chain(
+    block: str,
+    config: LlmConfig | SttConfig | TtsConfig,
+    context: BuildContext,
+    chain: Callable[[list[Any]], Any],
+    vad: VAD | None = None,
+) -> Any:
+    """The model of the block, or the chain of it and its fallbacks."""
+    blocks = (config, *config.fallbacks)
+    models: list[Any] = []
     try:
-        for i, each in enumerate(chain):
+        for i, each in enumerate(blocks):
             path = f"{block}.fallbacks[{i - 1}]" if i else block
-            built.append(_build(each.provider, each, Place(context, path, i == len(chain) - 1, vad)))
+            models.append(_build(each.provider, each, Place(context, path, i == len(blocks) - 1, vad)))
+        with _told(f"{block}.fallbacks", "these models cannot stand in for one another"):
+            return models[0] if len(models) == 1 else chain(models)
     except BaseException:
-        for model in built:
+        for model in models:
             context.discard(model)
         raise
-    return built
 
 
 def _build(provider: str, config: Any, place: Place) -> Any:
@@ -115,17 +119,22 @@ def _build(provider: str, config: Any, place: Place) -> Any:
     kind = None if builder else plugins.find_class(provider, block)
     if builder is None and kind is None:
         raise _unknown(block, provider, f"{place.path}.provider")
-    try:
+    with _told(place.path, f"{provider} refused the settings"):
         return builder(config, place) if builder else _OF_PLUGINS[block](kind, config, place)
+
+
+@contextmanager
+def _told(path: str, said: str) -> Generator[None]:
+    """What libraries raise becomes BUILD_FAILED. Of their errors the type must
+    do: the text may hold what they were given."""
+    try:
+        yield
     except VoxplaneError:
         raise
     except Exception as error:
-        # the text of a foreign error may hold what it was given: its type must do
-        said = f"{provider} refused the settings ({type(error).__name__})"
+        said = f"{said} ({type(error).__name__})"
         raise VoxplaneError(
-            reason_pb2.ERROR_REASON_BUILD_FAILED,
-            f"{place.path}: {said}",
-            violations=[Violation(place.path, said)],
+            reason_pb2.ERROR_REASON_BUILD_FAILED, f"{path}: {said}", violations=[Violation(path, said)]
         ) from error
 
 

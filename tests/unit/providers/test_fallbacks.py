@@ -12,11 +12,13 @@ import pytest
 from livekit.agents import APIConnectOptions, APIError, stt
 
 from agent_node.providers import (
+    Availability,
     BuildContext,
     build_llm,
     build_stt,
     build_tts,
     build_vad,
+    on_availability,
     set_speech_instructions,
 )
 from agent_node.providers.fallback import FallbackLLM, FallbackSTT, FallbackTTS
@@ -121,13 +123,15 @@ async def test_a_chain_that_fails_is_gone_through_once(vendors: Vendors, context
 
 
 async def test_an_llm_that_is_back_answers_again(vendors: Vendors, context: BuildContext) -> None:
-    """One that failed is looked after in the background, and gets its turns back."""
+    """One that failed is looked after in the background, and gets its turns back; both is told."""
     model = llms(vendors, context, second(vendors))
-    back = asyncio.Event()
-    model.on("llm_availability_changed", lambda event: back.set() if event.available else None)
+    told: asyncio.Queue[Availability] = asyncio.Queue()
+    on_availability(model, told.put_nowait)
     vendors.recorder.break_next(CHAT, Fault.ERROR, key=FIRST)
     assert "gpt-two" in await reply(model, "hello", conn_options=SESSIONS_OWN)
-    await asyncio.wait_for(back.wait(), SECONDS_MAX)
+    failed, back = [await asyncio.wait_for(told.get(), SECONDS_MAX) for _ in range(2)]
+    assert (failed.kind, failed.index, failed.model, failed.available) == ("llm", 0, "gpt-one", False)
+    assert (back.index, back.available) == (0, True)
     assert "gpt-one" in await reply(model, "hello", conn_options=SESSIONS_OWN)
     await model.aclose()
 
@@ -360,6 +364,8 @@ async def test_ears_without_a_stream_stand_in_by_the_vad(vendors: Vendors, conte
 async def test_ears_that_have_all_failed_tell_the_session(vendors: Vendors, context: BuildContext) -> None:
     """After a second round the stream ends with an error."""
     model = ears(vendors, context, other_ears(vendors, use_realtime=False))
+    told: list[Availability] = []
+    on_availability(model, told.append)
     errors: list[stt.STTError] = []
     model.on("error", errors.append)
     vendors.recorder.break_next(LISTEN, Fault.ERROR, times=100)
@@ -368,6 +374,10 @@ async def test_ears_that_have_all_failed_tell_the_session(vendors: Vendors, cont
     with pytest.raises(APIError):
         await heard(model.stream(conn_options=SESSIONS_OWN), said)
     assert [error.recoverable for error in errors] == [True, False]
+    assert [(each.kind, each.index, each.available) for each in told] == [
+        ("stt", 0, False),
+        ("stt", 1, False),
+    ]
     await model.aclose()
 
 

@@ -28,7 +28,15 @@ from agent_node.providers import (
 )
 from tests.unit.providers.conftest import KEYS
 from voxplane.errors import Violation, VoxplaneError
-from voxplane.v1.agent_config_pb2 import LlmConfig, RealtimeConfig, SttConfig, TtsConfig, VadConfig
+from voxplane.v1.agent_config_pb2 import (
+    AgentConfig,
+    LlmConfig,
+    RealtimeConfig,
+    SttConfig,
+    TtsConfig,
+    VadConfig,
+)
+from voxplane.validation import check_config
 
 CHILD_SECONDS_MAX = 100
 
@@ -177,6 +185,23 @@ async def test_a_secret_option_takes_a_reference_and_nothing_else(context: Build
     assert violation.field == "realtime_config.options.entra_token"
 
 
+def test_a_key_in_the_options_is_refused_when_the_config_is_written() -> None:
+    """No node ever sees it, wherever in the options it stands."""
+    key = "sk-" + "proj-" + "9fKq2LmX7vTzR4wY8bNcD3hJ"
+    config = AgentConfig(llm_config=LlmConfig(provider="openai"))
+    config.llm_config.options.update({"extra_headers": {"Authorization": f"Bearer {key}"}})
+    config.tts_config.provider = "cartesia"
+    config.tts_config.fallbacks.add(provider="openai").options.update({"list": [key]})
+    with pytest.raises(VoxplaneError) as caught:
+        check_config(config)
+    assert caught.value.reason_name == "SECRET_LITERAL"
+    assert {each.field for each in caught.value.violations} == {
+        'llm_config.options["extra_headers"]["Authorization"]',
+        'tts_config.fallbacks[0].options["list"][0]',
+    }
+    assert key not in repr(caught.value.violations)
+
+
 async def test_a_plugin_without_the_class_says_so(context: BuildContext) -> None:
     """The refusal tells an installed plugin that lacks the class from one that is not installed."""
     [lacks] = refused(lambda: build_llm(LlmConfig(provider="cartesia"), context), "PROVIDER_UNKNOWN")
@@ -189,7 +214,7 @@ async def test_a_plugin_without_the_class_says_so(context: BuildContext) -> None
     [absent] = refused(lambda: build_tts(chain, context), "PROVIDER_UNKNOWN")
     assert absent.field == "tts_config.fallbacks[1].provider"
     assert "pip install livekit-plugins-elevenlabs==1.8.9" in absent.description
-    await asyncio.sleep(0)
+    await asyncio.gather(*context._closing)  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_name_may_lead_into_a_plugin(context: BuildContext) -> None:
