@@ -1,4 +1,4 @@
-"""Pages in a room that are told fields by a node's RoomPort: python -m tests.livekit.frontends URL AGENT PAGE.
+"""Pages in a room that a RoomPort tells of fields: python -m tests.livekit.frontends URL AGENT PAGE.
 
 AGENT and PAGE are tickets to one room. Prints, for each kind of page, how the
 payloads came and what fields they made, as one JSON object.
@@ -43,8 +43,12 @@ class Page:
         """Enter the room, and take payloads from the beginning."""
         self.room.register_text_stream_handler(DEFAULT_METHOD, self._on_text)
         await self.room.connect(url, ticket)
+        me = self.room.local_participant
         if self._rpc:
-            self.room.local_participant.register_rpc_method(DEFAULT_METHOD, self._on_rpc)
+            me.register_rpc_method(DEFAULT_METHOD, self._on_rpc)
+        # of those who publish nothing LiveKit tells the others up to three seconds later
+        microphone = rtc.AudioSource(48_000, 1)
+        await me.publish_track(rtc.LocalAudioTrack.create_audio_track("microphone", microphone))
 
     async def told(self) -> dict[str, Any]:
         """What it was told, once the reply is done."""
