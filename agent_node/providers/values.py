@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from livekit.agents.types import NotGiven
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import is_typeddict
+from typing_extensions import TypedDict, is_typeddict
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -78,7 +78,14 @@ def _alternatives(hint: Any) -> list[Any]:
         return []
     if isinstance(hint, type) and issubclass(hint, str) and not issubclass(hint, Enum):
         return [str]
+    if is_typeddict(cast("Any", hint)):
+        return [_typed_dict(hint)]
     return [type(None) if hint is None else hint]
+
+
+def _typed_dict(kind: Any) -> Any:
+    """pydantic takes those of typing_extensions alone, on this Python."""
+    return TypedDict(kind.__name__, get_type_hints(kind), total=kind.__total__)  # pyright: ignore[reportArgumentType]
 
 
 def _says(hint: Any) -> str | None:

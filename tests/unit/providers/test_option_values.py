@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum
@@ -30,6 +31,10 @@ class Detection(TypedDict, total=False):
     kind: Literal["server", "client"]
 
 
+class Silence(typing.TypedDict, total=False):
+    seconds: float
+
+
 class Reasoning(BaseModel):
     effort: Literal["low", "high"] | None = None
 
@@ -50,6 +55,7 @@ TAKES: list[tuple[Any, Any, Any]] = [
     (list[tuple[str, float]], [["a", 1]], [("a", 1.0)]),
     (dict[str, str] | None, {"a": "b"}, {"a": "b"}),
     (NotGivenOr[Detection], {"threshold": 1}, {"threshold": 1.0}),
+    (NotGivenOr[Silence | None], {"seconds": 2}, {"seconds": 2.0}),
     (Reasoning | None, {"effort": "low"}, Reasoning(effort="low")),
     (LanguageCode | None, "en-us", "en-us"),
     (timedelta, "PT2S", timedelta(seconds=2)),
