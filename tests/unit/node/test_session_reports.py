@@ -155,6 +155,45 @@ def test_a_turn_that_is_refused_does_not_hold_back_the_end() -> None:
     assert list(node.running()) == []
 
 
+def test_what_changes_while_it_is_on_its_way_is_told_again() -> None:
+    """An acknowledgement is of what was sent: an end, or a turn that is told otherwise, comes after it."""
+    node = SessionReports(PLENTY)
+    node.opened()
+    node.report(report(session(), 1))
+    node.next_batch()
+    node.report(report(session(sequence=2), 1, revision=7))
+    node.stored(1)
+    batch = node.next_batch()
+    assert told(batch) == [("s1", 2, [1])]
+    assert batch is not None
+    assert batch.reports[0].turns[0].revision == 7
+    node.report(report(ended()))
+    node.stored(2)
+    assert told(node.next_batch()) == [("s1", 9, [])]
+
+
+def test_what_is_acknowledged_leaves_the_spool() -> None:
+    """Turns that were written are wiped, and with its end the session."""
+    node = SessionReports(PLENTY)
+    node.opened()
+    node.report(report(session(), 1, 2))
+    frames = node.changes()
+    node.next_batch()
+    node.report(report(ended()))
+    node.stored(1)
+    frames += node.changes()
+    again = SessionReports(PLENTY)
+    again.restore(frames, 0.0)
+    again.opened()
+    assert told(again.next_batch()) == [("s1", 9, [])]
+    node.next_batch()
+    node.stored(2)
+    frames += node.changes()
+    again = SessionReports(PLENTY)
+    again.restore(frames, 0.0)
+    assert list(again.running()) == []
+
+
 def test_what_is_never_written_is_never_wiped() -> None:
     """A turn that is acknowledged before it was saved leaves no trace in the spool."""
     node = SessionReports(PLENTY)

@@ -253,4 +253,4 @@ def _ids(node: SessionReports) -> list[tuple[str, int]]:
 
 
 TestOutages = Outages.TestCase
-TestOutages.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOutages.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
