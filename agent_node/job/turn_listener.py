@@ -204,6 +204,14 @@ class TurnListener:
         error = event.error
         if isinstance(error, LLMError) and not error.recoverable:
             return  # comes as ReplyFailed
+        if getattr(error, "recoverable", False):
+            self.problem(source_of(error), described(error))  # it is tried again: nobody has missed anything
+        else:
+            self._went_wrong(source_of(error), described(error))
+
+    def broke(self, error: object) -> None:
+        """The session ends with this error, which ends the turn that is open
+        without a word of its own."""
         self._went_wrong(source_of(error), described(error))
 
     def _went_wrong(self, source: str, message: str) -> None:

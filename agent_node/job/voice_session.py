@@ -309,11 +309,19 @@ class VoiceCall:
     def _on_close(self, event: CloseEvent) -> None:
         ending = self._ending or _ending_of(event, self._lost)
         if self._turns is not None:
+            if event.error is not None:
+                self._turns.broke(event.error)
             self._turns.close()
         self._conversation.record.end(ending.outcome, ending.reason)
         if self._ending is None:
-            # else the job stays until the room closes, and holds up a drain
-            self._ctx.shutdown(reason=f"session closed: {event.reason.value}")
+            self._keep(self._leave(event))
+
+    async def _leave(self, event: CloseEvent) -> None:
+        """End the job with its session: else it stays until the room closes,
+        and holds up a drain."""
+        if event.error is not None:
+            await self._close_frontend()
+        self._ctx.shutdown(reason=f"session closed: {event.reason.value}")
 
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         self._lost = reason
