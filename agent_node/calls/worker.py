@@ -116,7 +116,7 @@ class Stop(Protocol):
 
 
 class CallWorker:
-    """`jitter` returns 0 to 1."""
+    """`jitter` returns 0 to 1; `monitor` measures the processors."""
 
     def __init__(
         self,
@@ -129,6 +129,7 @@ class CallWorker:
         clock: Clock,
         jitter: Callable[[], float],
         monitor: CPUMonitor | None = None,
+        make_server: type[CallServer] = CallServer,
     ) -> None:
         self._settings = settings
         self._node_id = node_id
@@ -138,6 +139,7 @@ class CallWorker:
         self._clock = clock
         self._jitter = jitter
         self._monitor = monitor or get_cpu_monitor()
+        self._make_server = make_server
         self._server: CallServer | None = None
         self._healer: Healer | None = None
         self._announcer: Announcer | None = None
@@ -223,7 +225,7 @@ class CallWorker:
 
     async def _run_server(self, asked: asyncio.Task[bool], stop: Stop) -> bool:
         """Run one worker; whether another is wanted after it."""
-        server = self._server = CallServer(
+        server = self._server = self._make_server(
             gate=self.gate,
             meter=self.meter,
             idle=self._settings.idle,
@@ -290,12 +292,20 @@ class CallWorker:
                 task.cancel()
 
     def _job_ended(self, end: JobEnd) -> None:
-        slot = self.gate.ended(end.job_id)
+        self.gate.ended(end.job_id)
         self.ends["ok" if end.exit_code == 0 else "died"] += 1
         if end.exit_code == 0 or self.gate.draining:
             return
-        names = {"tenant_id": slot.tenant_id, "session_id": slot.session_id} if slot else {}
-        _log.error("the process of a call died", exit_code=end.exit_code, job_id=end.job_id, **names)
+        with suppress(VoxplaneError):
+            caller = caller_of(end.metadata, end.job_id)
+            _log.error(
+                "the process of a call died",
+                exit_code=end.exit_code,
+                job_id=end.job_id,
+                tenant_id=caller.tenant_id,
+                agent=caller.agent_id,
+                session_id=caller.session_id,
+            )
         self._spawn(self._look_after(end))
 
     async def _look_after(self, end: JobEnd) -> None:

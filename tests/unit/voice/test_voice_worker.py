@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import pytest
 from livekit.protocol import agent
 
 from agent_node.calls import CallSettings, CallWorker
+from agent_node.calls.server import CallServer
 from agent_node.daemon import Stop
 from tests.unit.voice.call_world import FakeDesk, FakePermission, metadata
 from tests.vendors.livekit import AgentEndpoint
-from voxplane.clock import SystemClock
+from tests.virtual_clock import VirtualClock
+from voxplane.clock import Clock, SystemClock
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 
@@ -36,7 +40,8 @@ class NoCpu:
         return 64.0
 
     def cpu_percent(self, interval: float = 0.5) -> float:
-        """Nothing, at once."""
+        """Nothing, after the time of a measurement."""
+        time.sleep(interval)
         return 0.0
 
 
@@ -91,7 +96,13 @@ async def relay(socket: Path) -> AsyncIterator[RecordingRelay]:
 class Running:
     """A worker that runs, with what is around it."""
 
-    def __init__(self, settings: CallSettings, socket: Path) -> None:
+    def __init__(
+        self,
+        settings: CallSettings,
+        socket: Path,
+        clock: Clock | None = None,
+        make_server: type[CallServer] = CallServer,
+    ) -> None:
         self.stop = Stop()
         self.desk = FakeDesk()
         self.permission = FakePermission()
@@ -101,9 +112,10 @@ class Running:
             relay_socket=socket,
             permission=self.permission,
             desk=self.desk,
-            clock=SystemClock(),
-            jitter=lambda: 0.0,
+            clock=clock or SystemClock(),
+            jitter=lambda: 1.0,
             monitor=NoCpu(),  # pyright: ignore[reportArgumentType]
+            make_server=make_server,
         )
 
 
@@ -238,3 +250,34 @@ async def test_a_server_that_goes_is_waited_for(endpoint: AgentEndpoint, socket:
         await asyncio.wait_for(endpoint.registrations.get(), STEP_SECONDS_MAX)
         await until(lambda: made.worker.registered)
         assert made.worker.restarts == 0
+
+
+class BreakingServer(CallServer):
+    """A worker that breaks as soon as it runs."""
+
+    async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
+        """See AgentServer."""
+        raise RuntimeError("nothing works")
+
+
+async def test_a_worker_that_breaks_is_started_again_ever_more_rarely(
+    endpoint: AgentEndpoint, socket: Path
+) -> None:
+    """The node goes on without calls, says how often that was, and stops when it is asked to."""
+    clock = VirtualClock()
+    made = Running(SETTINGS, socket, clock, BreakingServer)
+    task = asyncio.create_task(made.worker.run(made.stop))
+    await until(lambda: made.worker.restarts == 1)
+    times: list[float] = []
+    while len(times) < 8:
+        await clock.until_sleeping()
+        before = made.worker.restarts
+        while made.worker.restarts == before:
+            await clock.advance(0.5)
+        times.append(clock.monotonic())
+    pauses = [round(later - earlier) for earlier, later in pairwise(times)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (2, 60)
+    assert not task.done()
+    made.stop.ask()
+    await asyncio.wait_for(task, STEP_SECONDS_MAX)
