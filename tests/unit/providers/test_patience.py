@@ -227,3 +227,27 @@ async def test_ears_need_no_more_than_a_stream_of_frames(vendors: Vendors, conte
     assert await heard(stream, pushed) == "hello"
     assert isinstance(stream, stt.RecognizeStream)
     await model.aclose()
+
+
+async def test_a_sentence_that_breaks_off_is_spoken_again_from_its_beginning(
+    vendors: Vendors, context: BuildContext
+) -> None:
+    """OpenAI's voice speaks sentence by sentence: the caller hears some words twice, and loses none."""
+    model = mouth(vendors, context, "openai", max_retries=1)
+    vendors.recorder.break_next(SPEECH, Fault.HALF)
+    frame = await model.synthesize("one two three four five six seven eight nine ten").collect()
+    assert frame.duration > 1.0
+    assert len(vendors.recorder.of(SPEECH)) == 2
+    await model.aclose()
+
+
+async def test_streamed_speech_that_breaks_off_is_not_begun_again(
+    vendors: Vendors, context: BuildContext
+) -> None:
+    """Deepgram's voice speaks a whole reply: its error is told, and the half that was heard stays."""
+    model = mouth(vendors, context, "deepgram", max_retries=1)
+    vendors.recorder.break_next(SPEAK, Fault.HALF)
+    with pytest.raises(APIError):
+        await spoken(model, "one two three four five six seven eight nine ten")
+    assert len(vendors.recorder.of(SPEAK)) == 1
+    await model.aclose()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from agent_node.providers import (
+    BuildContext,
     SecretResolver,
     build_llm,
     build_stt,
@@ -18,9 +20,13 @@ from agent_node.providers import (
 from voxplane.errors import VoxplaneError
 from voxplane.v1.agent_config_pb2 import LlmConfig, SttConfig, TtsConfig
 
-KEYS = {"OPENAI_API_KEY": "o" * 20, "DEEPGRAM_API_KEY": "d" * 20}
-CONTEXT = new_context(SecretResolver(environ=KEYS))
-NO_KEYS = new_context(SecretResolver(environ={}))
+
+@pytest.fixture
+async def no_keys() -> AsyncIterator[BuildContext]:
+    """A context of a node without a key."""
+    built = new_context(SecretResolver(environ={}))
+    yield built
+    await built.aclose()
 
 
 def test_the_providers_are_known_by_name() -> None:
@@ -32,10 +38,10 @@ def test_the_providers_are_known_by_name() -> None:
     assert known_providers("realtime_config") == ("openai",)
 
 
-async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
+async def test_an_unknown_provider_is_refused_with_the_known_ones(context: BuildContext) -> None:
     """The refusal names the path and lists what the node has."""
     with pytest.raises(VoxplaneError) as caught:
-        build_llm(LlmConfig(provider="nobody"), CONTEXT)
+        build_llm(LlmConfig(provider="nobody"), context)
     assert caught.value.reason_name == "PROVIDER_UNKNOWN"
     [violation] = caught.value.violations
     assert violation.field == "llm_config.provider"
@@ -43,19 +49,19 @@ async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     assert "pip" not in violation.description
 
 
-async def test_a_provider_with_a_plugin_is_refused_with_the_way_to_get_it() -> None:
+async def test_a_provider_with_a_plugin_is_refused_with_the_way_to_get_it(context: BuildContext) -> None:
     """For a name that LiveKit has a plugin for, the refusal holds the pip command."""
     with pytest.raises(VoxplaneError, match=r"pip install livekit-plugins-anthropic==1\.8\.9"):
-        build_llm(LlmConfig(provider="anthropic"), CONTEXT)
+        build_llm(LlmConfig(provider="anthropic"), context)
 
 
-async def test_a_missing_key_is_refused_at_its_path() -> None:
+async def test_a_missing_key_is_refused_at_its_path(no_keys: BuildContext) -> None:
     """Without a reference in the config the vendor's usual variable is looked for."""
     for build, path, name in (
-        (lambda: build_llm(LlmConfig(provider="openai"), NO_KEYS), "llm_config.api_key", "OPENAI_API_KEY"),
-        (lambda: build_tts(TtsConfig(provider="openai"), NO_KEYS), "tts_config.api_key", "OPENAI_API_KEY"),
+        (lambda: build_llm(LlmConfig(provider="openai"), no_keys), "llm_config.api_key", "OPENAI_API_KEY"),
+        (lambda: build_tts(TtsConfig(provider="openai"), no_keys), "tts_config.api_key", "OPENAI_API_KEY"),
         (
-            lambda: build_stt(SttConfig(provider="deepgram"), NO_KEYS),
+            lambda: build_stt(SttConfig(provider="deepgram"), no_keys),
             "stt_config.api_key",
             "DEEPGRAM_API_KEY",
         ),
@@ -66,18 +72,18 @@ async def test_a_missing_key_is_refused_at_its_path() -> None:
         assert caught.value.violations[0].field == path
 
 
-async def test_settings_that_a_vendor_does_not_take_are_refused() -> None:
+async def test_settings_that_a_vendor_does_not_take_are_refused(context: BuildContext) -> None:
     """A speed outside of Deepgram's range is refused at its path."""
     with pytest.raises(VoxplaneError) as caught:
-        build_tts(TtsConfig(provider="deepgram", speed=3.0), CONTEXT)
+        build_tts(TtsConfig(provider="deepgram", speed=3.0), context)
     assert caught.value.reason_name == "BUILD_FAILED"
     assert caught.value.violations[0].field == "tts_config.speed"
 
 
-async def test_what_a_plugin_raises_becomes_build_failed_without_its_text() -> None:
+async def test_what_a_plugin_raises_becomes_build_failed_without_its_text(context: BuildContext) -> None:
     """A foreign error's text may hold anything, so that only its type is told."""
     with pytest.raises(VoxplaneError) as caught:
-        build_llm(LlmConfig(provider="openai", base_url="http://host:port-with-secret/"), CONTEXT)
+        build_llm(LlmConfig(provider="openai", base_url="http://host:port-with-secret/"), context)
     assert caught.value.reason_name == "BUILD_FAILED"
     assert caught.value.violations[0].field == "llm_config"
     assert "secret" not in caught.value.message
