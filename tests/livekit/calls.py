@@ -188,10 +188,7 @@ class Call:
     async def agent(self, *states: str, since: int = 0, seconds: float = WAIT_SECONDS) -> Event:
         """Wait until the agent's state is one of these, such as listening."""
         return await self.wait(
-            "participant_attributes_changed",
-            since=since,
-            seconds=seconds,
-            where=lambda event: event["changed"].get("lk.agent.state") in states,
+            "agent_state", since=since, seconds=seconds, where=lambda event: event["state"] in states
         )
 
     async def speak(self, words: str) -> tuple[float, float]:

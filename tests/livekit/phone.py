@@ -20,6 +20,7 @@ FRAME_MS = 10
 STATS_SECONDS = 0.1
 MICROPHONE_QUEUE_MS = 60
 TRANSCRIPTION = "lk.transcription"
+AGENT_STATE = "lk.agent.state"
 ANSWERED = "ok"
 
 Tell = Callable[..., None]
@@ -77,6 +78,8 @@ class Phone:
         for topic in topics:
             self.room.register_text_stream_handler(topic, self._on_text)
         await self.room.connect(url, token)
+        for who in self.room.remote_participants.values():
+            self._on_participant(who)
         me = self.room.local_participant
         for method in methods:
             me.register_rpc_method(method, self._on_rpc)
@@ -115,15 +118,23 @@ class Phone:
         def on(event: str, what: Callable[..., dict[str, Any]]) -> None:
             self.room.on(event, lambda *about: self._tell(event, **what(*about)))  # pyright: ignore
 
-        on("participant_connected", lambda who: {"who": who.identity})
+        self.room.on("participant_connected", self._on_participant)  # pyright: ignore
         on("participant_disconnected", lambda who: {"who": who.identity})
-        on("participant_attributes_changed", lambda changed, who: {"who": who.identity, "changed": changed})
+        self.room.on("participant_attributes_changed", self._on_attributes)  # pyright: ignore
         on("connection_state_changed", lambda state: {"state": int(state)})
         on("disconnected", lambda reason: {"reason": int(reason)})
         on("reconnecting", dict)
         on("reconnected", dict)
         on("data_received", lambda packet: {"topic": packet.topic, "text": packet.data.decode()})
         self.room.on("track_subscribed", self._on_track)  # pyright: ignore[reportUnknownMemberType]
+
+    def _on_participant(self, who: rtc.RemoteParticipant) -> None:
+        self._tell("participant_connected", who=who.identity)
+        self._on_attributes(who.attributes, who)
+
+    def _on_attributes(self, changed: dict[str, str], who: rtc.RemoteParticipant) -> None:
+        if state := changed.get(AGENT_STATE):
+            self._tell("agent_state", who=who.identity, state=state)
 
     def _on_track(
         self, track: rtc.Track, publication: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant

@@ -1,0 +1,61 @@
+"""How calls begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.livekit.tenants import Tenant
+from tests.vendors import Fields
+from tests.voice.examiner import SPEECH, assert_in_voice, examiner
+from voxplane.v1 import session_pb2
+from voxplane.v1 import session_service_pb2 as sessions_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+DEPARTURE_SECONDS = 20.0
+"""How long LiveKit keeps a room after the caller has left it, and with the room its jobs."""
+
+
+async def test_an_agent_greets_and_says_goodbye_when_it_is_to_end(tenant: Tenant) -> None:
+    """The greeting is heard first; EndSession has the goodbye said and the caller put out."""
+    config = examiner(tenant)
+    config.session_config.greeting = "Good morning to you, {{ user_id }}."
+    config.session_config.goodbye = "That was all for today, goodbye."
+    await tenant.create(config)
+    call = await tenant.call(user="ann")
+    greeted = await call.wait("speech_heard")
+    assert_in_voice(greeted["pitches"], "alloy")
+    session = await tenant.session()
+
+    since = len(call.events)
+    await tenant.sessions.EndSession(
+        sessions_pb2.EndSessionRequest(
+            tenant_id=tenant.tenant_id, session_id=session.session_id, reason="the shift is over"
+        )
+    )
+    await call.wait("speech_began", since=since)
+    await call.wait("disconnected", since=since)
+    spoken = await tenant.stage.vendors.requests(SPEECH, key=tenant.keys["voice"])
+    said = ["Good morning to you, ann.", "That was all for today, goodbye."]
+    assert [request.body["input"] for request in spoken] == said
+    ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
+    assert ended.outcome == session_pb2.SESSION_OUTCOME_OPERATOR_ENDED
+    assert ended.end_reason == "the shift is over"
+    await call.hang_up()
+
+
+async def test_a_caller_who_hangs_up_ends_the_session_at_once(tenant: Tenant) -> None:
+    """Also in the middle of a reply, and long before LiveKit gives up the room."""
+    await tenant.create(examiner(tenant))
+    call = await tenant.call()
+    session = await tenant.session()
+    await tenant.stage.vendors.answer(Fields({"answer": "on and on " * 20}), key=tenant.keys["openai"])
+    await call.speak("good morning")
+    await call.wait("speech_began")
+    async with asyncio.timeout(DEPARTURE_SECONDS / 2):
+        await call.hang_up()
+        ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
+    assert ended.outcome == session_pb2.SESSION_OUTCOME_CALLER_LEFT
+    await tenant.stage.counts(0, "voxplane_node_calls")
