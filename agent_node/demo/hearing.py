@@ -39,6 +39,7 @@ class Hearing:
         self._longest_quiet = self._wait = self._longest_wait = 0.0
         self._last: float | None = None
         self._crossings = 0
+        self._last_sample = 0
 
     def hear(self, at: float, samples: Sequence[int]) -> bool | None:
         """True if speech begins with the frame that came at `at`, False if it has ended."""
@@ -78,5 +79,6 @@ class Hearing:
             self._longest_wait = max(self._longest_wait, self._wait)
         self._quiet = self._wait = 0.0
         self._loud += seconds
-        self._crossings += sum(a < 0 <= b for a, b in itertools.pairwise(samples))
+        self._crossings += sum(a < 0 <= b for a, b in itertools.pairwise((self._last_sample, *samples)))
+        self._last_sample = samples[-1]
         return True if began else None

@@ -14,7 +14,11 @@ import psutil
 import pytest
 
 from bench.processes import free_port
+from tests.livekit.namespace import Namespace
+from tests.livekit.stage import missing
+from voxplane.cli.livekit_server import PROGRAM
 from voxplane.cli.tour import NEW_FIELD, STEPS
+from voxplane.cli.tour_voice import VOICE_STEPS
 
 UP = "Ctrl-C stops everything."
 READY_SECONDS_MAX = 60.0
@@ -49,12 +53,13 @@ class Dev:
 
 
 @asynccontextmanager
-async def dev(folder: Path, *arguments: str) -> AsyncIterator[Dev]:
-    """Run it in a folder."""
+async def dev(folder: Path, *arguments: str, network: Namespace | None = None) -> AsyncIterator[Dev]:
+    """Run it in a folder; in a network of its own with LiveKit's server, else without."""
+    words = (sys.executable, "-m", "voxplane", "dev", *arguments)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "voxplane", "dev", *arguments),
+        *(network.entering(words) if network else words),
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("LIVEKIT_", "VOXPLANE_"))},
+        env=environment(calls=network is not None),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -65,6 +70,15 @@ async def dev(folder: Path, *arguments: str) -> AsyncIterator[Dev]:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def environment(*, calls: bool) -> dict[str, str]:
+    """The environment of a newcomer; without calls LiveKit's server is not on the PATH."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIVEKIT_", "VOXPLANE_"))}
+    if not calls:
+        folders = kept["PATH"].split(os.pathsep)
+        kept["PATH"] = os.pathsep.join(f for f in folders if not (Path(f) / PROGRAM).exists())
+    return kept
 
 
 async def all_gone(processes: list[psutil.Process]) -> bool:
@@ -84,7 +98,31 @@ async def test_the_tour_plays_and_ends_with_0(tmp_path: Path) -> None:
     assert "after the commit" in running.text
     assert f"all {len(STEPS)} steps happened" in running.text
     assert "Traceback" not in running.text
+    assert "not by voice: livekit-server is not on the PATH" in running.text
     assert not os.listdir(tmp_path)
+
+
+async def test_the_tour_goes_on_by_voice(tmp_path: Path) -> None:
+    """Where LiveKit's server is there, the agent is called: it answers by voice, changes while it
+    speaks, and is ended by the control plane. Nothing is left behind."""
+    if lacking := missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    async with (
+        Namespace({}, tmp_path / "network.log") as network,
+        dev(folder, "--tour", "--exit", network=network) as running,
+    ):
+        assert await running.end() == 0, running.text
+    for number, step in enumerate((*STEPS, *VOICE_STEPS), 1):
+        assert f"{number}  {step.title}" in running.text
+    for shown in ("the first sound comes", "in the new voice", "the call is over after", "operator ended"):
+        assert shown in running.text
+    assert f"all {len(STEPS) + len(VOICE_STEPS)} steps happened" in running.text
+    assert "Traceback" not in running.text
+    assert not os.listdir(folder)
 
 
 async def test_it_stays_up_and_ends_in_peace(tmp_path: Path) -> None:

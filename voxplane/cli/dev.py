@@ -27,7 +27,7 @@ from voxplane.cli.children import Child, start_child
 from voxplane.cli.connect import DEFAULT_DATA_DIR, DEFAULT_SERVER, Client, open_channel, run
 from voxplane.cli.demo_tenant import load_demo
 from voxplane.cli.failures import CommandError
-from voxplane.cli.livekit_server import NoLiveKit, start_livekit
+from voxplane.cli.livekit_server import NoLiveKit, answers, free_port, start_livekit
 from voxplane.cli.tour import Place, play
 from voxplane.cli.tour_call import LiveKit
 from voxplane.v1 import node_service_pb2 as nodes_pb2
@@ -211,8 +211,11 @@ async def _running(plan: Plan, signals: Signals, console: Console) -> AsyncGener
                 except NoLiveKit as why:
                     site.no_livekit = str(why)
             status.update("starting a node")
-            children.append(await _start_node(plan, site.livekit))
+            metrics = free_port() if site.livekit else 0
+            children.append(await _start_node(plan, site.livekit, metrics))
             await until.done(_in_time(_connected(plan.address), children[-1]))
+            if site.livekit is not None:
+                await until.done(_in_time(_takes_calls(metrics), children[-1]))
             status.update("loading the demo tenant")
             await until.done(_load(plan.address))
         yield site
@@ -231,20 +234,29 @@ async def _start_server(plan: Plan) -> Child:
     )
 
 
-async def _start_node(plan: Plan, livekit: LiveKit | None) -> Child:
+async def _start_node(plan: Plan, livekit: LiveKit | None, metrics: int) -> Child:
+    """The node; with LiveKit it takes calls, on a busy machine too, and says on
+    the port of its metrics whether it does."""
     direct = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost", "::1")))
+    environment = {"no_proxy": direct}
+    if livekit is not None:
+        environment |= livekit.environment
+        environment |= {"VOXPLANE_MAX_CPU_LOAD": "100", "VOXPLANE_METRICS_LISTEN": f"127.0.0.1:{metrics}"}
     return await start_child(
         "node",
         *("node", "--server", plan.address, "--data-dir", str(plan.data_dir), "--node-id", NODE_ID),
         log=plan.logs / "node.log",
-        environment={"no_proxy": direct, **_for_calls(livekit)},
+        environment=environment,
         stop_seconds=NODE_STOP_SECONDS_MAX,
     )
 
 
-def _for_calls(livekit: LiveKit | None) -> dict[str, str]:
-    """How the node is told to take calls; the tour's also on a busy machine."""
-    return {**livekit.environment, "VOXPLANE_MAX_CPU_LOAD": "100"} if livekit else {}
+async def _takes_calls(metrics: int) -> None:
+    """Until the node says that LiveKit offers it calls."""
+    while True:
+        if await answers(metrics, "/readyz"):
+            return
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _in_time(work: Coroutine[None, None, None], child: Child) -> None:

@@ -33,8 +33,7 @@ async def start_livekit(logs: Path) -> tuple[Child, LiveKit]:
             f"{PROGRAM} is not on the PATH. Get it by `{INSTALL}`; the program is called server: "
             f"link it as {PROGRAM}"
         )
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     livekit = LiveKit(f"ws://127.0.0.1:{port}", "tour", secrets.token_hex(SECRET_BYTES))
     child = await start_child(
         "LiveKit server",
@@ -45,7 +44,7 @@ async def start_livekit(logs: Path) -> tuple[Child, LiveKit]:
     )
     try:
         async with asyncio.timeout(READY_SECONDS_MAX):
-            while not await _answers(port):
+            while not await answers(port):
                 if child.exit_code is not None:
                     raise NoLiveKit(" | ".join(child.last_words()[-1:]) or f"{PROGRAM} does not start")
                 await asyncio.sleep(POLL_SECONDS)
@@ -58,14 +57,20 @@ async def start_livekit(logs: Path) -> tuple[Child, LiveKit]:
     return child, livekit
 
 
-async def _answers(port: int) -> bool:
-    """Whether the server says that it is well."""
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+async def answers(port: int, path: str = "/") -> bool:
+    """Whether what listens on a port of the loopback says that it is well."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return False
     try:
-        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         return b" 200 " in await reader.readline()
     except OSError:
         return False
