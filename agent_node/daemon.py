@@ -162,6 +162,8 @@ class Node:
             server=settings.server,
             upstream=self._upstream,
             board=self._board,
+            desk=self.desk,
+            reports=self._uplink,
             clock=clock,
         )
         self._relay = grpc.aio.server(options=[("grpc.max_receive_message_length", RELAY_MESSAGE_BYTES_MAX)])

@@ -163,7 +163,7 @@ class SessionMetrics(Collector):
         yield _gauge(
             "unacknowledged_sessions",
             "Sessions of which the control plane does not have the newest yet.",
-            uplink.state.unacknowledged,
+            uplink.unacknowledged,
         )
         yield _gauge("spool_bytes", "What the spool of reports takes on disk.", uplink.spool_bytes)
         yield _count("spool_failures", "Writes of the spool that did not work.", figures.save_failures)

@@ -91,6 +91,12 @@ class SessionUplink:
         return self._state
 
     @property
+    def unacknowledged(self) -> int:
+        """Count of sessions of which the control plane does not have the
+        newest yet."""
+        return self._state.unacknowledged
+
+    @property
     def spool_bytes(self) -> int:
         """What the spool takes on disk."""
         return self._spool.size
@@ -137,7 +143,6 @@ class SessionUplink:
         while not self._all_told():
             ending = await self._stream(command)
             self.connected = False
-            self._results.clear()
             if ending.kind is EndingKind.INVALID and self._greeted:
                 self._state.refused()
             if self._all_told():
@@ -155,6 +160,7 @@ class SessionUplink:
     async def _stream(self, command: Callable[[pb2.SessionCommand], None]) -> Ending:
         self.figures.opens += 1
         self._greeted = False
+        self._results.clear()  # nobody waits for them any more
         call: ReportCall = self._stub.ReportSessions()
         reading = asyncio.create_task(self._read(call, command))
         reading.add_done_callback(lambda _: self._wake.set())

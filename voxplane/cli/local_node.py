@@ -60,6 +60,7 @@ async def _ask(socket: Path) -> relay_pb2.GetNodeStatusResponse:
 def _show(status: relay_pb2.GetNodeStatusResponse) -> None:
     state = "[red]STALE[/]" if status.HasField("stale") else "[green]in step[/]"
     out.print(f"[bold]{status.node_id}[/] {state} with {escape(status.server)}, {status.sessions} sessions")
+    _show_sessions(status)
     if status.HasField("stale"):
         age = _age(status.stale.age) if status.stale.HasField("age") else "an unknown time"
         out.print(f"  for {age}: {escape(status.stale.reason)}")
@@ -93,6 +94,14 @@ def _show(status: relay_pb2.GetNodeStatusResponse) -> None:
             f"[red]refused[/] {refused.name} revision {refused.refused_revision}, {runs}: "
             f"{escape(refused.error.message)}"
         )
+
+
+def _show_sessions(status: relay_pb2.GetNodeStatusResponse) -> None:
+    if status.voice_sessions or status.text_sessions:
+        out.print(f"  {status.voice_sessions} by voice, {status.text_sessions} by text")
+    if status.untold_sessions and not status.reports_connected:
+        spool = f"{status.spool_bytes / 1e6:.1f} MB on disk"
+        out.print(f"  reports of {status.untold_sessions} sessions wait for the control plane, {spool}")
 
 
 def _last_level(tenant: relay_pb2.LocalTenant) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import errno
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import grpc
 from grpc_status import rpc_status
 
 from agent_node.sessions import SessionUplink, Spool
+from agent_node.sessions.frames import Frame
 from agent_node.sessions.uplink import QUIET_SECONDS, SAVE_SECONDS
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, to_status
@@ -100,13 +102,27 @@ async def listening(folder: Path, server: Server | None) -> AsyncIterator[None]:
         await listener.stop(0)
 
 
+class FullSpool(Spool):
+    """Nothing can be added to it while it is full."""
+
+    full = False
+
+    def append(self, frames: Sequence[Frame]) -> None:
+        """Add a part of it, and fail as a full disk does."""
+        super().append(frames[:1] if self.full else frames)
+        if self.full:
+            self.close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
 class Node:
     """An uplink in virtual time, and the commands that it was given."""
 
     def __init__(self, spool: Path, stub: session_grpc.SessionServiceAsyncStub, jitter: float) -> None:
         self.clock = VirtualClock()
         self.commands: list[pb2.SessionCommand] = []
-        self.uplink = SessionUplink("n1", stub, Spool(spool, SPOOL_BYTES), self.clock, lambda: jitter)
+        self.spool = FullSpool(spool, SPOOL_BYTES)
+        self.uplink = SessionUplink("n1", stub, self.spool, self.clock, lambda: jitter)
 
     async def connected(self) -> None:
         """Until a stream is open, however long that takes."""

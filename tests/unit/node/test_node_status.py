@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import grpc
 import pytest
+from prometheus_client import Gauge
+from prometheus_client.registry import Collector
 
 import agent_node.metrics as metrics_module
 import agent_node.relay.node_status as status_module
@@ -20,10 +22,12 @@ from agent_node.sessions import SessionUplink, Spool
 from agent_node.upstream import CacheWriter, DiskCache, Reporter, Upstream, WatchProtocol
 from agent_node.upstream.events import Begin, Ended, Received
 from tests.unit.node.samples import snapshot
+from tests.unit.node.session_samples import TEXT, ended, hello, report, session
 from tests.unit.node.upstream_client import transfer
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import AgentName
+from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.v1 import agent_config_pb2
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
@@ -60,6 +64,7 @@ class Node:
         spool = Spool(folder / "sessions", 1_048_576)
         self.uplink = SessionUplink("n1", sessions, spool, self.clock, lambda: 0.5)
         self.desk = SessionDesk("n1", self.clock, self.uplink)
+        self.more: list[Collector] = []
         self.metrics = NodeMetrics(
             upstream=self.upstream,
             board=self.board,
@@ -69,6 +74,7 @@ class Node:
             desk=self.desk,
             uplink=self.uplink,
             clock=self.clock,
+            more=self.more,
         )
         self.status = NodeStatus(
             node_id="n1",
@@ -76,6 +82,8 @@ class Node:
             server="there:1",
             upstream=self.upstream,
             board=self.board,
+            desk=self.desk,
+            reports=self.uplink,
             clock=self.clock,
         )
 
@@ -215,6 +223,54 @@ async def test_metrics_tell_what_the_node_does(node: Node) -> None:
         assert sample(text, "stale") == "1.0"
         assert sample(text, "stale_seconds") == "45.0"
         assert sample(text, "connected") == "0.0"
+
+
+async def test_metrics_tell_of_sessions(node: Node) -> None:
+    """Sessions by kind and outcome, what turns took, and how far the reports are; also in the status."""
+    seats = {name: node.desk.attach(hello(name)) for name in ("runs", "died", "over")}
+    seats["text"] = node.desk.attach(hello("text", kind=TEXT))
+    told = report(session("runs"), 1)
+    told.turns[0].first_token.FromMilliseconds(400)
+    told.turns[0].input_tokens = 70
+    seats["runs"].take(relay_pb2.AttachRequest(session=told))
+    figures = relay_pb2.JobFigures(swaps={"handoff applied": 2}, errors={"tts": 1}, pss_bytes=4_000)
+    for name in ("runs", "text"):
+        seats[name].take(relay_pb2.AttachRequest(figures=figures))
+    seats["over"].take(relay_pb2.AttachRequest(session=report(ended("over"))))
+    for name in ("over", "died"):
+        seats[name].leave(orderly=False)
+    async with scraped(node) as text:
+        assert sample(text, 'live_sessions{kind="voice"}') == "2.0"
+        assert sample(text, 'live_sessions{kind="text"}') == "1.0"
+        assert sample(text, "waiting_sessions") == "1.0"
+        assert sample(text, "orphaned_sessions_total") == "1.0"
+        assert sample(text, "replaced_processes_total") == "0.0"
+        assert sample(text, 'ended_sessions_total{outcome="caller_left"}') == "1.0"
+        assert sample(text, "turns_total") == "1.0"
+        assert sample(text, 'tokens_total{direction="input"}') == "70.0"
+        assert sample(text, 'latency_seconds_bucket{le="0.3",stage="llm_first_token"}') == "0.0"
+        assert sample(text, 'latency_seconds_bucket{le="0.5",stage="llm_first_token"}') == "1.0"
+        assert sample(text, 'latency_seconds_count{stage="llm_first_token"}') == "1.0"
+        assert sample(text, 'latency_seconds_sum{stage="llm_first_token"}') == "0.4"
+        assert sample(text, 'swaps_total{effect="handoff",result="applied"}') == "4.0"
+        assert sample(text, 'session_errors_total{source="tts"}') == "2.0"
+        assert sample(text, "job_memory_bytes") == "8000.0"
+        assert sample(text, "job_memory_bytes_max") == "4000.0"
+        assert sample(text, "reports_connected") == "0.0"
+        assert sample(text, "unacknowledged_sessions") == "2.0"
+        assert sample(text, 'lost_reports_total{what="records"}') == "0.0"
+    status = node.status.now()
+    assert (status.voice_sessions, status.text_sessions) == (2, 1)
+    assert (status.reports_connected, status.untold_sessions) == (False, 2)
+
+
+async def test_others_may_add_metrics(node: Node) -> None:
+    """What a part of the node adds later is served with the rest."""
+    async with scraped(node) as text:
+        assert "calls_per_second" not in text
+    node.more.append(Gauge("calls_per_second", "Of a part.", registry=None))
+    async with scraped(node) as text:
+        assert "\ncalls_per_second 0.0" in text
 
 
 async def test_tenants_in_metrics_are_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ async def test_an_answer_without_a_stream_is_dropped(tmp_path: Path) -> None:
             server.commands.put_nowait(end_command())
             await until(lambda: node.commands)
         await node.failed(1)
+        node.uplink.result(pb2.SessionCommandResult(command_id="c1"))
         async with listening(tmp_path, server):
             await node.connected()
             node.uplink.report(report(session()))
@@ -318,6 +319,25 @@ async def test_a_disk_that_fails_holds_up_nothing(tmp_path: Path) -> None:
         shutil.copytree(blocked, tmp_path / "as it was")
     async with node_of(tmp_path, spool=tmp_path / "as it was" / "spool") as node:
         assert [key.session_id for key in node.uplink.state.running()] == ["s1"]
+
+
+async def test_a_disk_that_was_full_is_made_whole(tmp_path: Path) -> None:
+    """What could not be added is there once there is room, although nothing new has happened since."""
+    async with node_of(tmp_path) as node:
+        node.uplink.report(report(session(), 1))
+        await node.saved()
+        node.spool.full = True
+        node.uplink.report(report(session(sequence=2), 2, 3))
+        await node.clock.advance(1.0)
+        await until(lambda: node.uplink.figures.save_failures)
+        node.spool.full = False
+        await node.saved()
+        shutil.copytree(tmp_path / "spool", tmp_path / "as it was")
+    server = Server()
+    async with listening(tmp_path, server), node_of(tmp_path, spool=tmp_path / "as it was") as node:
+        await node.connected()
+        await node.flushed()
+        assert [turn.turn for turn in server.batches[0].reports[0].turns] == [1, 2, 3]
 
 
 async def test_the_spool_keeps_its_bound(tmp_path: Path) -> None:
