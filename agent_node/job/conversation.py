@@ -29,6 +29,7 @@ from agent_node.job.turn_listener import LLM, TurnListener, listen, log_turn
 from agent_node.job.turns import TurnBook
 from agent_node.job.userdata import SessionData
 from agent_node.logs import bind_session
+from agent_node.providers import Availability
 from voxplane.clock import Clock
 from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery, CallerContext, SessionLegacy
@@ -95,6 +96,7 @@ class Conversation:
         self._working: tuple[asyncio.Task[None], ...] = ()
         self._memory = Memory()
         self._book: TurnBook | None = None
+        self._listener: TurnListener | None = None
 
     def deliver(self, delivery: BundleDelivery) -> None:
         """The bundle is there, or has changed."""
@@ -145,7 +147,24 @@ class Conversation:
             self._link.count(error=source)
             problem(source, message)
 
-        return listen(session, book, self._clock, problem=on_problem)
+        self._listener = listen(session, book, self._clock, problem=on_problem)
+        return self._listener
+
+    def availability(self, change: Availability) -> None:
+        """A model that has fallbacks has failed, or is back."""
+        model = {
+            "kind": change.kind,
+            "index": change.index,
+            "provider": change.provider,
+            "model": change.model,
+        }
+        if change.available:
+            _log.info("a model is back", **model)
+            return
+        _log.warning("a model failed, and the next one takes over", **model)
+        self._link.count(error=change.kind)
+        if self._listener is not None:
+            self._listener.problem(change.kind, f"{change.provider} failed; a fallback takes over")
 
     def turn_of(self, speech: SpeechHandle) -> int:
         """Number of the turn that a speech, which has just begun, is."""

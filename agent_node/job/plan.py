@@ -49,7 +49,7 @@ _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
     "llm_config.supports_structured_output": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
     "tts_config": (Effect.NEXT_TURN, frozenset({Part.TTS})),
     "tts_config.instruction_field": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
-    "vad_config": (Effect.NEXT_TURN, frozenset({Part.VAD})),
+    "vad_config": (Effect.NEXT_TURN, frozenset({Part.VAD, Part.STT})),
     "realtime_config": (Effect.HANDOFF, EVERYTHING),
     "session_config": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
     "session_config.can_end_session": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),

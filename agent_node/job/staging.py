@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from agent_node.job.plan import EVERYTHING, Part, Plan
 from agent_node.job.targets import Bundle, Target
 from agent_node.job.tools import OnCall, ToolSet, build_tools
 from agent_node.providers import (
+    Availability,
     BuildContext,
     build_llm,
     build_realtime,
@@ -22,7 +22,9 @@ from agent_node.providers import (
     build_tts,
     build_vad,
     new_context,
+    on_availability,
 )
+from agent_node.providers.schema_prompt import schema_instructions
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.names import agent_name
 from voxplane.node.v1.relay_service_pb2 import CallerContext
@@ -35,17 +37,13 @@ from voxplane.validation import check_config
 
 _Model = TypeVar("_Model", bound=Closable)
 
-_SCHEMA_PROMPT = (
-    "Answer with one JSON object and nothing else, without a code fence. "
-    "It must obey this JSON Schema, with its properties in this order:\n"
-)
-
 
 class Builder:
     """Builds the pipelines of one session. `aclose` it after the last of them.
 
     `tools` are functions in Python that the model may call beside the
-    config's; `on_call` is told of each call of one of the config's.
+    config's; `on_call` is told of each call of one of the config's, and
+    `on_availability` when a model that has fallbacks fails or is back.
     """
 
     def __init__(
@@ -54,11 +52,13 @@ class Builder:
         context: BuildContext,
         tools: Sequence[Tool] = (),
         on_call: OnCall = lambda call: None,
+        on_availability: Callable[[Availability], None] = lambda change: None,
     ) -> None:
         self._caller = caller
         self._context = context
         self._tools = tuple(tools)
         self._on_call = on_call
+        self._on_availability = on_availability
         self.closer = Closer()
 
     async def build(self, target: Target, plan: Plan, running: Pipeline | None) -> Pipeline:
@@ -98,7 +98,9 @@ class Builder:
         ) -> SharedModel[_Model]:
             if its is not None and part not in rebuild:
                 return its.hold()
-            return SharedModel[_Model](make(), self.closer).hold()
+            made = make()
+            on_availability(made, self._on_availability)
+            return SharedModel[_Model](made, self.closer).hold()
 
         before = running or Pipeline(pipeline.target, pipeline.words, None)
         if config.realtime_config.enabled:
@@ -108,10 +110,13 @@ class Builder:
         else:
             pipeline.llm = held(Part.LLM, before.llm, lambda: build_llm(config.llm_config, context))
         if config.HasField("stt_config"):
-            pipeline.stt = held(Part.STT, before.stt, lambda: build_stt(config.stt_config, context))
             if _finds_speech(config):
                 kept = before.vad if Part.VAD not in rebuild else None
                 pipeline.vad = kept or build_vad(config.vad_config, context)
+            vad = pipeline.vad
+            pipeline.stt = held(Part.STT, before.stt, lambda: build_stt(config.stt_config, context, vad=vad))
+            if vad is None and not pipeline.stt.model.capabilities.streaming:
+                raise _failed("vad_config.enabled", "this speech to text does not stream, and needs a VAD")
         if config.HasField("tts_config"):
             pipeline.tts = held(Part.TTS, before.tts, lambda: build_tts(config.tts_config, context))
         if not _has_tools(config):
@@ -164,8 +169,7 @@ def _words(config: AgentConfig, caller: CallerContext) -> Words:
         if config.realtime_config.enabled:
             instructions = f"{instructions}\n\n{FIELDS_INSTRUCTION}".lstrip()
         elif not structured:
-            shown = json.dumps(schema.json_schema, ensure_ascii=False)
-            instructions = f"{instructions}\n\n{_SCHEMA_PROMPT}{shown}".lstrip()
+            instructions = f"{instructions}\n\n{schema_instructions(schema.json_schema)}".lstrip()
     return Words(
         instructions,
         schema,
@@ -180,11 +184,10 @@ def _words(config: AgentConfig, caller: CallerContext) -> Words:
 
 
 def _is_structured(config: AgentConfig) -> bool:
-    """Whether all models that may make a reply take a schema by their own means."""
-    return all(
-        model.supports_structured_output if model.HasField("supports_structured_output") else True
-        for model in (config.llm_config, *config.llm_config.fallbacks)
-    )
+    """Whether the model takes a schema by its own means; fallbacks that do not
+    are given it otherwise."""
+    llm = config.llm_config
+    return llm.supports_structured_output if llm.HasField("supports_structured_output") else True
 
 
 def _finds_speech(config: AgentConfig) -> bool:

@@ -26,7 +26,7 @@ from agent_node.job.relay_client import Attachment, RelayClosedError, relay_chan
 from agent_node.job.text_session import TextSession
 from agent_node.job.tracing import Tracing
 from agent_node.logs import LogFormat, bind_session, configure_logs
-from agent_node.providers import new_context
+from agent_node.providers import new_context, warm_providers
 from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError, to_status
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
@@ -57,6 +57,7 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Pay for what is slow the first time before a session waits for it."""
+    warm_providers()
     config = AgentConfig(llm_config=LlmConfig(provider="offline"))
     config.prompt_config.instructions = "{{ session_id }}"
     config.schema_config.fields.add(field_name="reply", field_type="string", required=True)

@@ -29,7 +29,7 @@ class _Metadata(BaseModel):
     variables: Annotated[dict[_VariableName, _VariableValue], Field(max_length=100)] = Field(
         default_factory=dict[str, str]
     )
-    session: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127}$")] = ""
+    session: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127})?$")] = ""
     node: Annotated[str, Field(max_length=128)] = ""
 
 

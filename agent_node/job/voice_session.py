@@ -30,7 +30,7 @@ from agent_node.job.tracing import Tracing
 from agent_node.job.turn_listener import TurnListener
 from agent_node.job.userdata import SessionData
 from agent_node.logs import bind_session
-from agent_node.providers import new_context
+from agent_node.providers import Availability, new_context
 from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import CallerContext, FollowRefused, JobHello
@@ -95,7 +95,7 @@ class VoiceCall:
         self._conversation = Conversation(
             caller,
             session_pb2.SESSION_KIND_VOICE,
-            Builder(caller, context, tools),
+            Builder(caller, context, tools, on_availability=self._on_availability),
             self._clock,
             link=attachment,
             end=self._end,
@@ -338,6 +338,9 @@ class VoiceCall:
         self._conversation.replied(event)
         if self._frontend is not None:
             self._frontend.take(event, turns.turn)
+
+    def _on_availability(self, change: Availability) -> None:
+        self._conversation.availability(change)
 
     def _on_problem(self, source: str, message: str) -> None:
         if self._frontend is not None and self._turns is not None:

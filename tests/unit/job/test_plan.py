@@ -73,7 +73,7 @@ def config(**blocks: Any) -> AgentConfig:
             {"vad_config": {"activation_threshold": 0.7}},
             "vad_config.activation_threshold",
             Effect.NEXT_TURN,
-            {Part.VAD},
+            {Part.VAD, Part.STT},
         ),
         (
             {"session_config": {"goodbye": "Bye."}},

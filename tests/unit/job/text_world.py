@@ -67,6 +67,7 @@ class Link:
     def count(self, *, swap: str = "", error: str = "", pss_bytes: int = 0) -> None:
         """See NodeLink."""
         self.pss_bytes = pss_bytes or self.pss_bytes
+        self.news.set()
         if swap or error:
             self.counts[swap or error] += 1
 
