@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_node.job.voice_request import METADATA_CHARS_MAX, caller_of
+from agent_node.job.voice_request import (
+    METADATA_CHARS_MAX,
+    VoiceRequest,
+    caller_of,
+    metadata_of,
+    request_of,
+)
 from voxplane.errors import VoxplaneError
+from voxplane.node.v1.relay_service_pb2 import CallerContext
 
 GOOD = {"tenant": "acme", "agent": "interview"}
 
@@ -45,6 +52,9 @@ def test_tenant_and_agent_are_enough() -> None:
         (GOOD | {"variables": {str(i): "" for i in range(101)}}, "metadata.variables"),
         (GOOD | {"variables": {"n": "x" * 4001}}, "metadata.variables"),
         (GOOD | {"tennant": "acme"}, "metadata.tennant"),
+        (GOOD | {"session": "s" * 129}, "metadata.session"),
+        (GOOD | {"session": "a b"}, "metadata.session"),
+        (GOOD | {"node": "n" * 129}, "metadata.node"),
     ],
 )
 def test_bad_metadata_is_refused_at_its_path(metadata: Any, path: str) -> None:
@@ -64,3 +74,29 @@ def test_a_refusal_repeats_nothing_of_the_caller(values: dict[str, str]) -> None
         caller_of(json.dumps(marked), "job-1")
     assert "§" not in str(caught.value)
     assert all("§" not in violation.description for violation in caught.value.violations)
+
+
+def test_a_session_may_have_an_id_of_its_own() -> None:
+    """Without one the job's id is the session's."""
+    assert caller_of(json.dumps(GOOD | {"session": "s" * 128}), "job-1").session_id == "s" * 128
+    assert caller_of(json.dumps(GOOD | {"session": ""}), "job-1").session_id == "job-1"
+
+
+@given(
+    st.builds(
+        VoiceRequest,
+        st.builds(
+            CallerContext,
+            session_id=st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127}", fullmatch=True),
+            tenant_id=st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True),
+            agent_id=st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True),
+            user_id=st.text(max_size=200),
+            alias=st.from_regex(r"([a-z][a-z0-9_-]{0,62})?", fullmatch=True),
+            variables=st.dictionaries(st.text(max_size=63), st.text(max_size=200), max_size=5),
+        ),
+        st.from_regex(r"([a-zA-Z0-9][a-zA-Z0-9_.-]{0,127})?", fullmatch=True),
+    )
+)
+def test_a_job_that_takes_over_is_for_the_same_caller(request: VoiceRequest) -> None:
+    """What was asked for comes back whole, whatever the job's id."""
+    assert request_of(metadata_of(request), "job-2") == request
