@@ -136,7 +136,7 @@ async def _run_session(
         context = new_context()
         session = TextSession(
             caller,
-            staging.Builder(caller, context),
+            staging.Builder(caller, context, on_availability=lambda change: session.availability(change)),
             SystemClock(),
             outbox=outbox,
             link=attachment,

@@ -26,6 +26,7 @@ from agent_node.job.session import PipelineBuilder
 from agent_node.job.targets import Target
 from agent_node.job.tracing import Tracing
 from agent_node.job.turn_listener import TurnListener
+from agent_node.providers import Availability
 from voxplane.clock import Clock
 from voxplane.node.v1.relay_service_pb2 import (
     BundleDelivery,
@@ -201,6 +202,10 @@ class TextSession:
 
     def _on_kept(self, agent_id: str) -> None:
         self._soon(self._say(lambda: self.session.generate_reply(instructions=NOT_TRANSFERRED)))
+
+    def availability(self, change: Availability) -> None:
+        """A model that has fallbacks has failed, or is back."""
+        self._conversation.availability(change)
 
     def follow_refused(self, refused: FollowRefused) -> None:
         """Another agent cannot take the session over."""
