@@ -119,16 +119,20 @@ class Stage:
         found = [sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)]
         return found[0] if found else 0.0
 
-    def token(
-        self, room: str, identity: str, metadata: dict[str, object] | None, name: str = "voxplane"
-    ) -> str:
-        """A caller's ticket to a room; with metadata, an agent is sent there too."""
+    async def counts(self, value: float, name: str, **labels: str) -> None:
+        """Wait until a figure of the first node has come to a value. Raises TimeoutError."""
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while True:
+                if await self.metric(name, **labels) == value:
+                    return
+                await asyncio.sleep(POLL_SECONDS)
+
+    def token(self, room: str, identity: str, metadata: dict[str, object]) -> str:
+        """A caller's ticket to a room, which sends an agent there too."""
         token = api.AccessToken(API_KEY, API_SECRET).with_identity(identity)
         token = token.with_grants(api.VideoGrants(room_join=True, room=room))
-        if metadata is not None:
-            sent = api.RoomAgentDispatch(agent_name="voxplane", metadata=json.dumps(metadata))
-            token = token.with_room_config(api.RoomConfiguration(agents=[sent]))
-        return token.to_jwt()
+        sent = api.RoomAgentDispatch(agent_name="voxplane", metadata=json.dumps(metadata))
+        return token.with_room_config(api.RoomConfiguration(agents=[sent])).to_jwt()
 
     async def __aenter__(self) -> Stage:
         self.secrets.mkdir()

@@ -18,6 +18,7 @@ WHOLE = {"tone": "calmly", "answer": "Describe the picture in your own words.", 
 HALF = '{"tone": "calmly", "answer": "This much I could still say'
 HALF_SPOKEN = "This much I could still say"
 TIMEOUT_SECONDS = 3
+ERRORS = "voxplane_node_session_errors_total"
 
 
 async def impatient(tenant: Tenant, *, retries: int) -> Call:
@@ -31,21 +32,17 @@ async def impatient(tenant: Tenant, *, retries: int) -> Call:
     return await tenant.call()
 
 
-async def errors(tenant: Tenant) -> float:
-    """How many errors of language models the node has counted."""
-    return await tenant.stage.metric("voxplane_node_session_errors_total", source="llm")
-
-
 async def failing(tenant: Tenant, call: Call, words: str, turn: int) -> Shown:
-    """A turn that goes wrong, as the frontend is told of it."""
-    before = await errors(tenant)
+    """A turn that goes wrong, as the frontend is told of it; the node counts it once."""
+    before = await tenant.stage.metric(ERRORS, source="llm")
     since = len(call.events)
     await call.speak(words)
     await call.wait("rpc", since=since, where=lambda event: '"done":true' in event["payload"])
-    seen = shown(call.of("rpc"))[turn]
-    assert [(error["source"], error["turn"]) for error in seen.errors] == [("llm", turn)]
-    assert await errors(tenant) == before + 1
-    return seen
+    replies = shown(call.of("rpc"))
+    told = [error for reply in replies.values() for error in reply.errors if error["turn"] == turn]
+    assert [error["source"] for error in told] == ["llm"]
+    await tenant.stage.counts(before + 1, ERRORS, source="llm")
+    return replies.get(turn, Shown())
 
 
 async def healthy(tenant: Tenant, call: Call, words: str) -> Reply:
@@ -79,10 +76,10 @@ async def test_a_model_that_errs_five_times_is_asked_again(tenant: Tenant) -> No
     await vendors.break_next(CHAT, Fault.ERROR, times=5, key=key)
     await failing(tenant, call, "good morning", 1)
     assert len(await vendors.requests(CHAT, key=key)) == 3
-    before = await errors(tenant)
+    before = await tenant.stage.metric(ERRORS, source="llm")
     await healthy(tenant, call, "are you there")
     assert len(await vendors.requests(CHAT, key=key)) == 6
-    assert await errors(tenant) == before
+    assert await tenant.stage.metric(ERRORS, source="llm") == before
     await call.hang_up()
 
 
