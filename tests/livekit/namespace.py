@@ -19,8 +19,10 @@ STOP_SECONDS_MAX = 5.0
 PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux", "ip": "iproute2"}
 NO_RIGHT = (
     "no network namespace can be made ({error}): run as root, or let users make them with "
-    "sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
+    "sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0; "
+    "a container needs --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt apparmor=unconfined"
 )
+_ADD_LINK = ("ip", *"link add voice0 type veth peer name voice1".split())
 _LIVES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
@@ -33,7 +35,7 @@ def missing() -> str:
     for program, package in PROGRAMS.items():
         if shutil.which(program) is None:
             return f"{program} is missing; get it by: apt-get install {package}"
-    tried = subprocess.run((*_unshare(), "true"), capture_output=True, text=True, check=False)
+    tried = subprocess.run((*_unshare(), *_ADD_LINK), capture_output=True, text=True, check=False)
     return NO_RIGHT.format(error=tried.stderr.strip()) if tried.returncode else ""
 
 

@@ -14,6 +14,8 @@ from tests.livekit.stage import Stage
 from voxplane.v1 import agent_pb2, session_pb2
 from voxplane.v1 import agent_service_pb2 as agents_pb2
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
+from voxplane.v1 import node_service_pb2 as nodes_pb2
+from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
 from voxplane.v1 import session_service_pb2 as sessions_pb2
 from voxplane.v1 import session_service_pb2_grpc as sessions_grpc
 from voxplane.v1.agent_config_pb2 import AgentConfig
@@ -24,6 +26,7 @@ FIELDS_METHOD = "voxplane.fields"
 TOPICS = ["lk.transcription", FIELDS_METHOD]
 ENDPOINTING_SECONDS = 0.1
 SESSION_SECONDS_MAX = 20.0
+CONVERGENCE_SECONDS_MAX = 40
 KEYS = ("deepgram", "openai", "voice", "langfuse_public", "langfuse_secret")
 
 Found = TypeVar("Found")
@@ -37,6 +40,7 @@ class Tenant:
         self.tenant_id = tenant_id
         self.keys: dict[str, str] = {}
         self.agents = agents_grpc.AgentServiceStub(stage.channel)
+        self.nodes = nodes_grpc.NodeServiceStub(stage.channel)
         self.sessions = sessions_grpc.SessionServiceStub(stage.channel)
         self._rooms = itertools.count(1)
         for name in KEYS:
@@ -66,10 +70,13 @@ class Tenant:
         return config
 
     async def create(self, config: AgentConfig, agent_id: str = AGENT) -> agent_pb2.AgentVersion:
-        """Make an agent; its first version."""
+        """Make an agent, and wait until the node can take its calls; its first version."""
         made = await self.agents.CreateAgent(
             agents_pb2.CreateAgentRequest(tenant_id=self.tenant_id, agent_id=agent_id, config=config)
         )
+        wait = nodes_pb2.WaitForConvergenceRequest(tenant_id=self.tenant_id, min_nodes=1)
+        wait.timeout.FromSeconds(CONVERGENCE_SECONDS_MAX)
+        assert (await self.nodes.WaitForConvergence(wait)).converged
         return made.version
 
     async def update(
