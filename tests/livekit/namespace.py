@@ -22,7 +22,7 @@ NO_RIGHT = (
     "sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0; "
     "a container needs --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt apparmor=unconfined"
 )
-_ADD_LINK = ("ip", *"link add voice0 type veth peer name voice1".split())
+_ADD_LINK = ("ip", "link", "add", "voice0", "type", "veth", "peer", "name", "voice1")
 _LIVES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
