@@ -63,7 +63,7 @@ class Memory:
 class HeldSession:
     """A session, and the job that has it or had it last. `due` is when a
     session without a job is given up, on the monotonic clock; None while it
-    has one."""
+    has one. `base` is added to the sequences that the job tells."""
 
     hello: relay_pb2.JobHello
     node_id: str
@@ -74,6 +74,7 @@ class HeldSession:
         default_factory=dict[str, session_service_pb2.SessionCommand]
     )
     returns: int = 0
+    base: int = 0
     pss_bytes: int = 0
     due: float | None = None
 
@@ -132,6 +133,7 @@ class HeldSession:
             alias=caller.alias or LIVE,
             start_time=_stamp(self.start_time),
             replacements=self.returns,
+            sequence=self.base,
         )
 
 

@@ -8,6 +8,9 @@
   REPLACEMENTS_MAX times. Otherwise, and if it is given up, it has FAILED. A
   session that has failed so does not come back.
 - A text session ends with its process.
+- The records of a session rise over processes, also if its id is used again,
+  here or on another node: a process that continues none begins at the time, in
+  milliseconds since 1970.
 - While the node drains nothing is an orphan: what its process has not ended has
   ended as NODE_STOPPED.
 - Every command is answered: by the session, or, if that is not here or ends
@@ -66,6 +69,10 @@ class Teller(Protocol):
 
     def result(self, result: session_service_pb2.SessionCommandResult) -> None:
         """What became of a command."""
+        ...
+
+    def moved(self, tenant_id: str, session_id: str) -> None:
+        """A session is another node's from now on."""
         ...
 
 
@@ -168,12 +175,13 @@ class SessionDesk:
             )
         if held is None:
             held = HeldSession(hello, self._node_id, self._clock.time())
-            seat = Seat(self, held, None)
         else:
             held.hello, held.due = hello, None
             held.returns = held.replacements + 1
             self.tally.replacements += 1
-            seat = Seat(self, held, held.legacy())
+        seat = Seat(self, held, held.legacy())
+        held.base = 0 if seat.legacy else int(self._clock.time() * 1e3)
+        if held.returns:
             _log.info("session taken over", **_names(held), pid=hello.pid, replacements=held.returns)
             for command in held.unanswered.values():
                 seat.commands.put_nowait(command)
@@ -214,6 +222,7 @@ class SessionDesk:
         if held is not None and held.due is not None:
             _log.warning("session taken over by another node", **_names(held))
             self._forget(held)
+            self._teller.moved(*held.id)
 
     def end_all(self, reason: str, *, now: bool = False) -> int:
         """The node ends the calls that are left, each after a last word unless
@@ -292,6 +301,7 @@ class SessionDesk:
         session = report.session
         session.tenant_id, session.session_id = held.id
         session.node_id = self._node_id
+        session.sequence += held.base
         is_end = session.state == session_pb2.SESSION_STATE_ENDED and not held.ended
         if is_end and self._stopping and session.outcome in _OF_A_STOP:
             session.outcome = session_pb2.SESSION_OUTCOME_NODE_STOPPED

@@ -8,7 +8,8 @@ The rules:
   The control plane counts nothing twice.
 - A new stream is told of every session that runs, so that a control plane that
   has lost something gets it back.
-- A session is forgotten when it has ended and all of it is acknowledged.
+- A session is forgotten when it has ended, or is another node's, and all of it
+  is acknowledged.
 - What is kept is bounded in bytes. The oldest turns go first, then the records
   of sessions that have ended, then those of others; all of it is counted.
 - A batch that the control plane refuses as invalid is told again report by
@@ -43,8 +44,8 @@ ENDED = session_pb2.SESSION_STATE_ENDED
 
 @dataclass(slots=True)
 class _Known:
-    """A session; `acknowledged` if its record is, `refused` if the control
-    plane does not take it."""
+    """A session; `ended` also if it is another node's, `acknowledged` if its
+    record is, `refused` if the control plane does not take it."""
 
     record: bytes
     sequence: int
@@ -121,6 +122,14 @@ class SessionReports:
         if self._has_news(known):
             self._unsent[key] = None
         self._trim()
+
+    def moved(self, key: SessionId) -> None:
+        """A session is another node's: what is told of it is told, and nothing
+        again."""
+        known = self._known.get(key)
+        if known is not None:
+            known.ended = True
+            self._tidy(key, known)
 
     def opened(self) -> None:
         """A stream has begun."""

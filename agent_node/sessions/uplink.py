@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from agent_node.sessions.endings import Ending, EndingKind, Pauses, ending_of
+from agent_node.sessions.frames import SessionId
 from agent_node.sessions.reports import SessionReports
 from agent_node.sessions.spool import Spool
 from voxplane.clock import Clock
@@ -118,6 +119,11 @@ class SessionUplink:
         """What became of a command. Without a stream nobody waits for it."""
         self._results.append(result)
         self._wake.set()
+
+    def moved(self, tenant_id: str, session_id: str) -> None:
+        """A session is another node's from now on."""
+        self._state.moved(SessionId(tenant_id, session_id))
+        self._to_save.set()
 
     @asynccontextmanager
     async def running(self, command: Callable[[pb2.SessionCommand], None]) -> AsyncGenerator[None]:

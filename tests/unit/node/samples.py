@@ -52,6 +52,7 @@ class Told:
     def __init__(self) -> None:
         self.reports: list[session_service_pb2.SessionReport] = []
         self.results: list[session_service_pb2.SessionCommandResult] = []
+        self.gone: list[tuple[str, str]] = []
 
     def report(self, report: session_service_pb2.SessionReport) -> None:
         """See agent_node.relay.sessions.Teller."""
@@ -60,6 +61,10 @@ class Told:
     def result(self, result: session_service_pb2.SessionCommandResult) -> None:
         """See agent_node.relay.sessions.Teller."""
         self.results.append(result)
+
+    def moved(self, tenant_id: str, session_id: str) -> None:
+        """See agent_node.relay.sessions.Teller."""
+        self.gone.append((tenant_id, session_id))
 
 
 def relay_service(

@@ -53,6 +53,15 @@ def test_labels_are_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings({"labels": ["nonsense"]})
 
 
+def test_the_spool_of_sessions_has_a_bound(tmp_path: Path) -> None:
+    """It cannot be turned off, and is below the node's folder."""
+    settings = load_settings({"data_dir": tmp_path})
+    assert settings.session_spool_mb == 64
+    assert settings.session_folder == tmp_path / "node" / "sessions"
+    with pytest.raises(ValidationError, match="session_spool_mb"):
+        load_settings({"session_spool_mb": 0})
+
+
 def test_metrics_stay_on_this_machine_unless_told() -> None:
     """Loopback needs no word, anything else needs --insecure; off is the default."""
     assert load_settings({}).metrics_address is None

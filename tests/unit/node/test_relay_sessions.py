@@ -14,11 +14,14 @@ from tests.unit.node.samples import snapshot
 from tests.unit.node.session_samples import ENDED, end_command, ended, hello, report, session
 from tests.unit.node.test_relay import APPLIED, AttachCall, Node, running_node, text
 from tests.unit.node.test_relay import report as bundle_report
+from voxplane.errors import reason_of
 from voxplane.names import TenantId
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.v1 import session_service_pb2 as pb2
 
 SECONDS_MAX = 10.0
+BASE = 1_700_000_000_000
+"""The time of the clock, in milliseconds."""
 
 T = TypeVar("T")
 
@@ -70,9 +73,9 @@ async def test_what_a_job_tells_goes_upstream(node: Node) -> None:
     assert [
         (each.session.sequence, [turn.turn for turn in each.turns]) for each in node.upstream.reports
     ] == [
-        (1, []),
-        (2, [1]),
-        (9, [2]),
+        (BASE + 1, []),
+        (BASE + 2, [1]),
+        (BASE + 9, [2]),
     ]
     assert node.upstream.reports[-1].session.state == ENDED
     assert node.desk.kinds["voice"] == 0
@@ -124,7 +127,7 @@ async def test_a_job_that_takes_over_is_given_the_legacy_first(node: Node) -> No
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     second = await attach(node, hello(job_id="job 2"))
     legacy = (await read(second)).legacy
-    assert (legacy.session.sequence, legacy.memory) == (3, memory)
+    assert (legacy.session.sequence, legacy.memory) == (BASE + 3, memory)
     assert await text(second) == "one"
     second.cancel()
 
@@ -156,15 +159,14 @@ async def test_a_session_follows_another_agent(node: Node) -> None:
 
 
 async def test_a_session_keeps_its_agent_if_the_other_cannot_be_had(node: Node) -> None:
-    """Unknown or not working: the changes of its own agent go on."""
+    """Unknown or not working: it is told why, and the changes of its own agent go on."""
     node.give(snapshot(2, a="one", b="two", broken="bad"))
     job = await attach(node)
     assert await text(job) == "one"
-    for wanted in ("nobody", "broken"):
+    for wanted, reason in (("nobody", "AGENT_NOT_FOUND"), ("broken", "BUILD_FAILED")):
         await job.write(relay_pb2.AttachRequest(follow=relay_pb2.FollowAgent(agent_id=wanted)))
-        node.upstream.reports.clear()
-        await tell(job, report(session()))
-        await until(lambda: node.upstream.reports)
+        refused = (await read(job)).follow_refused
+        assert (refused.agent_id, reason_of(refused.error)) == (wanted, reason)
     node.give(snapshot(3, a="more"))
     assert await text(job) == "more"
     job.cancel()

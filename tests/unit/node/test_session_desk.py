@@ -34,7 +34,8 @@ from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.v1 import session_pb2
 from voxplane.v1 import session_service_pb2 as pb2
 
-OK = pb2.SessionCommandResult(command_id="c1")
+BASE = 1_700_000_000_000
+"""The time of the clock, in milliseconds."""
 
 
 class Desk:
@@ -98,7 +99,7 @@ def test_a_report_that_is_not_valid_goes_no_further(at: Desk) -> None:
     bad = report(session(sequence=2))
     bad.session.end_reason = "x" * 501
     tell(seat, bad)
-    assert at.last().sequence == 1
+    assert at.last().sequence == BASE + 1
     assert at.desk.tally.invalid_reports == 1
 
 
@@ -170,8 +171,10 @@ def test_a_process_that_takes_over_is_given_what_was_left(at: Desk) -> None:
     second = at.desk.attach(hello(job_id="job 2"))
     assert not at.desk.waits(orphan)
     assert second.legacy is not None
-    assert second.legacy.session.sequence == 4
+    assert second.legacy.session.sequence == BASE + 4
     assert (list(second.legacy.memory.items), second.legacy.memory.turns) == ([b"hello", b"good day"], 1)
+    tell(second, report(session(sequence=BASE + 5), 2))
+    assert at.last().sequence == BASE + 5
     remember(second, 2, b"how are you")
     second.leave(orderly=True)
     assert at.desk.orphans.get_nowait().job_id == "job 2"
@@ -200,7 +203,7 @@ async def test_an_orphan_that_nobody_takes_has_failed(at: Desk) -> None:
     await at.clock.advance(ORPHAN_SECONDS_MAX - 1.5)
     assert at.last().state == ACTIVE
     await at.clock.advance(0.6)
-    assert (at.last().session_id, at.last().outcome, at.last().sequence) == ("s1", FAILED, 2)
+    assert (at.last().session_id, at.last().outcome, at.last().sequence) == ("s1", FAILED, BASE + 2)
     assert at.last().end_reason == "no process has taken it over within 30 s"
     assert at.last().end_time.seconds > at.last().start_time.seconds
     with pytest.raises(VoxplaneError, match="over") as caught:
@@ -294,6 +297,37 @@ def test_a_call_that_has_not_begun_and_leaves_is_forgotten(at: Desk) -> None:
     at.desk.give_up(orphan, "enough")
     assert (at.last().outcome, at.last().kind, at.last().agent_id) == (FAILED, session().kind, "a")
     assert at.last().alias == "live"
+
+
+async def test_an_id_that_is_used_again_goes_on_rising(at: Desk) -> None:
+    """The control plane would take a record that begins anew for an old one; so would another node's be."""
+    seat = at.call()
+    tell(seat, report(ended(sequence=50)))
+    seat.leave(orderly=True)
+    before = at.last().sequence
+    await at.clock.advance(1.0)
+    at.call()
+    assert at.last().sequence == BASE + 1_001 > before
+    elsewhere = Desk()
+    await elsewhere.clock.advance(5.0)
+    elsewhere.call()
+    assert elsewhere.last().sequence > at.last().sequence
+
+
+def test_a_session_that_another_node_takes_over_is_gone(at: Desk) -> None:
+    """Nothing more is told of it here; one that has its process again stays."""
+    at.call().leave(orderly=False)
+    orphan = at.desk.orphans.get_nowait()
+    at.desk.moved(orphan)
+    at.desk.moved(orphan)
+    assert not at.desk.waits(orphan)
+    assert at.told.gone == [("acme", "s1")]
+    assert [told.session.state for told in at.told.reports] == [ACTIVE]
+    at.call("s2").leave(orderly=False)
+    back = at.desk.orphans.get_nowait()
+    at.desk.attach(hello("s2"))
+    at.desk.moved(back)
+    assert at.desk.kinds["voice"] == 1
 
 
 def test_a_session_that_was_handed_on_is_healed_as_its_new_agent(at: Desk) -> None:

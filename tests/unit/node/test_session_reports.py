@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_node.sessions.frames import Kind
+from agent_node.sessions.frames import Kind, SessionId
 from agent_node.sessions.reports import RUNNING_MAX, SessionReports
 from tests.unit.node.session_samples import ended, report, session, turns
 from voxplane.v1 import session_service_pb2 as pb2
@@ -94,6 +94,25 @@ def test_a_new_stream_is_told_of_all_that_run() -> None:
     assert [key.session_id for key in node.running()] == ["runs"]
     node.opened()
     assert told(node.next_batch()) == [("runs", 1, [])]
+
+
+def test_a_session_of_another_node_is_told_to_the_last_and_forgotten() -> None:
+    """It is not named any more, and a stream that begins does not tell of it again."""
+    node = SessionReports(PLENTY)
+    node.opened()
+    node.report(report(session(), 1))
+    node.report(report(session("s2"), 1))
+    node.next_batch()
+    node.stored(1)
+    node.report(report(session(sequence=2), 2))
+    for name in ("s1", "s2", "nobody"):
+        node.moved(SessionId("acme", name))
+    assert [key.session_id for key in node.running()] == ["s1"]
+    assert told(node.next_batch()) == [("s1", 2, [2])]
+    node.stored(2)
+    assert list(node.running()) == []
+    node.opened()
+    assert node.next_batch() is None
 
 
 def test_what_was_on_its_way_goes_first_on_the_next_stream() -> None:
