@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import structlog
 from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from livekit.agents import NOT_GIVEN, Agent, AgentSession, ModelSettings, NotGivenOr
 from livekit.agents.llm import AgentConfigUpdate, ChatChunk, ChatContext, Tool, Toolset
@@ -29,6 +30,8 @@ from agent_node.providers import set_speech_instructions
 from voxplane.errors import VoxplaneError
 from voxplane.schema import CompiledSchema
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class VoxplaneAgent(Agent):
@@ -80,7 +83,11 @@ class VoxplaneAgent(Agent):
         history = _session_of(self).history.copy(
             exclude_instructions=True, exclude_handoff=True, exclude_config_update=True
         )
-        await self.update_chat_ctx(history, exclude_invalid_function_calls=False)
+        try:
+            await self.update_chat_ctx(history, exclude_invalid_function_calls=False)
+        except Exception as error:
+            # a realtime model may not answer; who waits for the takeover must not wait for ever
+            _log.error("the history was not taken over", error=type(error).__name__)
         self._on_takeover()
 
     def successor(self, pipeline: Pipeline, on_takeover: Callable[[], None]) -> VoxplaneAgent:
@@ -111,6 +118,11 @@ class VoxplaneAgent(Agent):
             self._forget_unused_instructions()
         if pipeline.called is not before.called:
             self._take_tools(pipeline)
+
+    def speak_plainly(self) -> None:
+        """Speak as the config says, not as the last reply was to be spoken."""
+        if self._pipeline.tts is not None:
+            set_speech_instructions(self._pipeline.tts.model, "")
 
     def _take_tools(self, pipeline: Pipeline) -> None:
         # LiveKit would take the calls of tools that are gone out of the history

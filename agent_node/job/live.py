@@ -28,6 +28,8 @@ MIN_ENDPOINTING_SECONDS = 0.5
 MAX_ENDPOINTING_SECONDS = 3.0
 MIN_INTERRUPTION_SECONDS = 0.5
 FALSE_INTERRUPTION_SECONDS = 2.0
+HEARING_SECONDS = 2.0
+"""What a transcript may take after the end of speech, beside the endpointing."""
 HANDOFF = "the handoff"
 
 Session = AgentSession[SessionData]
@@ -121,6 +123,7 @@ class LiveHost:
             self._hand_over(pipeline, transfer=AGENT in plan.effects)
         else:
             self._agent.switch(pipeline)
+        self._agent.speak_plainly()
         endpointing = endpointing_of(pipeline.target.config.turn_config)
         if endpointing != endpointing_of(before.target.config.turn_config):
             self._session.update_options(endpointing_opts=endpointing)
@@ -168,9 +171,15 @@ def follow(
         handle = event.speech_handle
         swap.reply_began(handle.id)
         handle.add_done_callback(lambda done: swap.reply_ended(done.id))
+        if event.source == "generate_reply" and handle.input_details.modality == "audio":
+            swap.user_heard()  # it answers what the user has said
+        if event.source == "say":
+            host.agent.speak_plainly()
 
     def on_user_state(event: UserStateChangedEvent) -> None:
-        swap.user_speaks(event.new_state == "speaking")
+        endpointing = endpointing_of(host.agent.pipeline.target.config.turn_config)
+        heard_within = endpointing.get("max_delay", MAX_ENDPOINTING_SECONDS) + HEARING_SECONDS
+        swap.user_speaks(event.new_state == "speaking", heard_within=heard_within)
 
     session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]
     session.on("user_state_changed", on_user_state)  # pyright: ignore[reportUnknownMemberType]

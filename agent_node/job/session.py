@@ -108,6 +108,7 @@ class SessionSwap:
         self._pipelines: dict[int, Pipeline] = {}
         self._current: Pipeline | None = None
         self._building: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Task[None] | None = None
         self._events: deque[Event] = deque()
         self._later: deque[Callable[[], None]] = deque()
         self._working = False
@@ -153,13 +154,25 @@ class SessionSwap:
         """A reply is over, with all of its steps."""
         self._receive(ReplyEnded(reply))
 
-    def user_speaks(self, speaking: bool) -> None:
-        """The user began or ceased to speak."""
-        self._receive(UserSpeaks(speaking))
+    def user_speaks(self, speaking: bool, *, heard_within: float = 0.0) -> None:
+        """The user began or ceased to speak. What was said may become known as
+        much later as `heard_within`, in seconds; `user_heard` tells if it is
+        before."""
+        self._hear_no_longer()
+        if speaking or heard_within <= 0:
+            self._receive(UserSpeaks(speaking))
+        else:
+            self._hearing = asyncio.create_task(self._heard_after(heard_within))
+
+    def user_heard(self) -> None:
+        """What the user has said is known."""
+        if self._hear_no_longer():
+            self._receive(UserSpeaks(False))
 
     async def aclose(self) -> None:
         """Follow no longer, and close everything. The session has ended before."""
         self._closed = True
+        self._hear_no_longer()
         if self._building is not None:
             self._building.cancel()
             await asyncio.wait([self._building])
@@ -171,6 +184,15 @@ class SessionSwap:
         elif not self._first.cancelled():
             self._first.exception()  # taken note of, though nobody may have waited for it
         await self._builder.aclose()
+
+    async def _heard_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._hearing = None
+        self._receive(UserSpeaks(False))
+
+    def _hear_no_longer(self) -> bool:
+        hearing, self._hearing = self._hearing, None
+        return hearing is not None and hearing.cancel()
 
     def _receive(self, event: Event) -> None:
         if self._closed:

@@ -9,8 +9,9 @@
 2. A config is built beside the running one, off the path of the replies.
 3. It is applied at a turn boundary: when no reply is in flight, of all of its
    steps, tool calls included. So every reply is made by exactly one revision.
-4. A change of what hears the user also waits until the user does not speak:
-   the words around it would be lost.
+4. A change of what hears the user, and a handoff, which changes it too, also
+   wait until the user does not speak, and what was said is known: the words
+   around it would be lost.
 5. What cannot be resolved, built or applied is FAILED, with the paths of its
    fields. The running config stays untouched, and what waited stays dropped.
 6. Every bundle that is the latest gets its answer, also one that changes
@@ -20,7 +21,8 @@
    once.
 8. A pinned session follows its version; moves of its alias are no changes.
 9. A bundle of another agent is a transfer: a handoff whatever differs, by that
-   agent's live version.
+   agent's live version. Until it has taken over, a pin is of the agent that
+   runs; and if that one keeps the session, it keeps its alias and its pin.
 """
 
 from __future__ import annotations
@@ -212,13 +214,21 @@ class _Candidate:
         self.phase = advance(self.phase, step)
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Which version of an agent the session follows."""
+
+    alias: str = ""
+    pinned_version: int | None = None
+    pinned_content: VersionContent | None = None
+
+
 class SwapState:
     """What one session runs, builds and waits for."""
 
     def __init__(self, alias: str = "", pinned_version: int | None = None) -> None:
-        self._alias = alias
-        self._pinned_version = pinned_version
-        self._pinned_content: VersionContent | None = None
+        self._terms = _Terms(alias, pinned_version)
+        self._kept: tuple[str, _Terms] | None = None
         self._delivery: BundleDelivery | None = None
         self._tickets = count(1)
         self._active: _Candidate | None = None
@@ -281,15 +291,19 @@ class SwapState:
         """Work out what is asked for now."""
         match event:
             case Delivered(delivery):
-                if self._delivery is not None and self._delivery.bundle.name != delivery.bundle.name:
-                    self._alias, self._pinned_version, self._pinned_content = "", None, None
+                self._come_to_terms(delivery)
                 self._delivery = delivery
+            case Pinned(version, content) if self._kept is not None:
+                name, terms = self._kept
+                self._kept = name, replace(terms, pinned_version=version, pinned_content=content)
+                return
             case Pinned(version, content):
-                self._pinned_version, self._pinned_content = version, content
+                self._terms = replace(self._terms, pinned_version=version, pinned_content=content)
         if self._delivery is None:
             return
+        terms = self._terms
         try:
-            target = target_of(self._delivery, self._alias, self._pinned_version, self._pinned_content)
+            target = target_of(self._delivery, terms.alias, terms.pinned_version, terms.pinned_content)
         except VoxplaneError as error:
             yield from self._overtake_warm()
             self._wanted = None
@@ -308,6 +322,17 @@ class SwapState:
         else:
             yield from self._overtake_warm()
             yield self._build(target)
+
+    def _come_to_terms(self, delivery: BundleDelivery) -> None:
+        """Those of the agent whose bundle comes, which may be another one."""
+        if self._delivery is None or self._delivery.bundle.name == delivery.bundle.name:
+            return
+        if self._kept is not None and self._kept[0] == delivery.bundle.name:
+            self._terms, self._kept = self._kept[1], None
+            return
+        if self._kept is None:
+            self._kept = self._delivery.bundle.name, self._terms
+        self._terms = _Terms()
 
     def _relabel_active(self, active: _Candidate, target: Target) -> Iterator[Action]:
         before, active.target = active.target, target
@@ -369,7 +394,8 @@ class SwapState:
         """Whether the session is at a boundary that will do for the candidate."""
         if self._replies:
             return False
-        return not (self._user_speaks and self._active is not None and HEARING & candidate.plan.rebuild)
+        hears_anew = candidate.plan.handoff or HEARING & candidate.plan.rebuild
+        return not (self._user_speaks and self._active is not None and hears_anew)
 
     def _at_boundary(self, *, announce: bool = False) -> Iterator[Action]:
         warm = self._warm
@@ -387,6 +413,8 @@ class SwapState:
         self._warm = None
         warm.step(Step.APPLIED)
         before, self._active = self._active, warm
+        if self._kept is not None and self._kept[0] != warm.target.bundle.name:
+            self._kept = None
         yield Applied(warm.target, before.target if before else None, warm.plan if before else None)
         if before is not None:
             before.step(Step.REPLACED)

@@ -228,6 +228,29 @@ async def test_pinning_a_running_session(made: Made) -> None:
     assert made.swap.running.version == 2
 
 
+async def test_a_new_recogniser_waits_for_the_last_words(made: Made) -> None:
+    """What the user has just said may not be transcribed yet: the recogniser that
+    heard it stays until it is answered, or for a time."""
+    await made.start()
+    for number, known in ((2, True), (3, False)):
+        made.swap.user_speaks(True)
+        made.swap.deliver(delivery(number, offline_config("one", stt_config={"language": f"l{number}"})))
+        await made.clock.settle()
+        made.workshop.done()
+        await made.clock.settle()
+        made.swap.user_speaks(False, heard_within=5.0)
+        await made.clock.advance(4.9)
+        assert made.phases()[-1] == (number, "APPLYING")
+        if known:
+            made.swap.reply_began("the answer")
+            made.swap.user_heard()
+            assert made.phases()[-1] == (number, "APPLYING")
+            made.swap.reply_ended("the answer")
+        else:
+            await made.clock.advance(0.1)
+        assert made.phases()[-1] == (number, "APPLIED")
+
+
 async def test_work_between_turns_waits_for_the_reply_in_flight(made: Made) -> None:
     """It is done in order when the last reply is over, and at once if there is none."""
     await made.start()

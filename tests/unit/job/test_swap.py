@@ -321,6 +321,54 @@ def test_another_agent_is_a_handoff() -> None:
     ]
 
 
+def test_a_handoff_waits_for_silence() -> None:
+    """What the user is saying goes to the agent that has the session, not to one
+    that comes in the middle of it."""
+    world = started()
+    world.speak(True)
+    world.deliver(delivery(7, offline_config("one"), agent="sales"))
+    assert revisions(world.build(), Waiting) == [7]
+    assert revisions(world.speak(False), Applied) == [7]
+
+
+def test_a_transfer_that_fails_leaves_alias_and_pin() -> None:
+    """A session whose next agent cannot be built goes on with the version that it
+    had, and still follows its alias."""
+    one, two = offline_config("one"), offline_config("two")
+    world = World(SwapState(alias="beta"))
+    world.deliver(delivery(2, two, aliases={"beta": 1}, others={1: one}))
+    world.build()
+    world.deliver(delivery(7, two, agent="sales"))
+    (refused,) = world.build(fault())
+    assert isinstance(refused, Refused)
+    world.deliver(delivery(2, two, aliases={"beta": 1}, others={1: one}))
+    assert world.building is None
+    assert world.state.running is not None
+    assert world.state.running.version == 1
+    world.deliver(delivery(3, two, version=2, aliases={"beta": 2}, others={1: one}))
+    world.build()
+    assert world.state.running.version == 2
+
+
+def test_a_pin_during_a_transfer_is_of_the_agent_that_runs() -> None:
+    """A version that is pinned while the next agent is awaited is not run as
+    that agent's; it counts if the session stays."""
+    one, two = offline_config("one"), offline_config("two")
+    world = World()
+    world.deliver(delivery(2, two, others={1: one}))
+    world.build()
+    world.deliver(delivery(7, two, agent="sales"))
+    world.send(Pinned(1, VersionContent(content_hash=content_hash(one), config=one)))
+    world.build(fault())
+    world.deliver(delivery(2, two, others={1: one}))
+    world.build()
+    assert world.state.running is not None
+    assert (world.state.running.version, world.state.running.bundle.name) == (
+        1,
+        "tenants/acme/agents/support",
+    )
+
+
 def test_a_pinned_session_stays() -> None:
     """A pinned session answers every bundle and runs its version; unpinned it
     follows the alias again."""

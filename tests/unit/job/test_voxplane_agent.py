@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from livekit import rtc
-from livekit.agents import AgentSession, APIConnectOptions, function_tool, llm
+from livekit.agents import (
+    AgentSession,
+    APIConnectOptions,
+    UserStateChangedEvent,
+    function_tool,
+    llm,
+)
+from livekit.agents.voice.events import UserState
 from livekit.agents.voice.io import AudioOutput, AudioOutputCapabilities
 
 from agent_node.job.agent import VoxplaneAgent
@@ -161,7 +168,9 @@ class Call:
 
 
 @asynccontextmanager
-async def call(config: AgentConfig, builder: PipelineBuilder | None = None) -> AsyncIterator[Call]:
+async def call(
+    config: AgentConfig, builder: PipelineBuilder | None = None, kind: type[LookingUp] = LookingUp
+) -> AsyncIterator[Call]:
     """A session with a mouth, that has started with the config at revision 1."""
     reports: list[BundleStatus] = []
     replies: list[ReplyEvent] = []
@@ -180,7 +189,7 @@ async def call(config: AgentConfig, builder: PipelineBuilder | None = None) -> A
         userdata=SessionData(caller(), Control()),
     )
     ear = session.output.audio = Ear()
-    agent = LookingUp(pipeline, replies.append)
+    agent = kind(pipeline, replies.append)
     await session.start(agent, record=False)
     host = follow(session, agent, swap)
     try:
@@ -230,6 +239,47 @@ async def test_another_agent_takes_over_with_the_history() -> None:
         assert await run.say("And now?") == "I am three."
 
 
+async def test_a_new_recogniser_waits_for_the_answer_to_the_last_words() -> None:
+    """The end of speech is no boundary for what hears it: the transcript may not
+    be there yet, and is answered by the config that heard it."""
+    models = {name: ScriptedLLM(name) for name in ("one", "two")}
+    async with call(offline_config("one"), ScriptedBuilder(models)) as run:
+        user_state(run, "listening", "speaking")
+        run.swap.deliver(delivery(2, offline_config("two", stt_config={"provider": "deepgram"})))
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLYING)
+        user_state(run, "speaking", "listening")
+        assert run.reports[-1].phase == sync_pb2.CONFIG_PHASE_APPLYING
+        answer = run.session.generate_reply(user_input="Hello?", input_modality="audio")
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        assert [item.text_content for item in answer.chat_items if item.type == "message"][-1] == "I am one."
+
+
+def user_state(run: Call, before: UserState, now: UserState) -> None:
+    """The user begins or ceases to speak."""
+    run.session.emit("user_state_changed", UserStateChangedEvent(old_state=before, new_state=now))
+
+
+async def test_a_successor_that_does_not_take_the_history_has_the_session_all_the_same() -> None:
+    """Changes go on, and the next words are not waited for for ever."""
+    models = {name: ScriptedLLM(name) for name in ("one", "two", "three")}
+
+    class Forgetful(LookingUp):
+        async def update_chat_ctx(
+            self, chat_ctx: llm.ChatContext, *, exclude_invalid_function_calls: bool = True
+        ) -> None:
+            raise llm.RealtimeError("update_chat_ctx timed out.")
+
+    async with call(offline_config("one"), ScriptedBuilder(models), Forgetful) as run:
+        assert await run.say("Hello?") == "I am one."
+        run.swap.deliver(delivery(7, offline_config("two"), agent="sales"))
+        await run.reported(7, sync_pb2.CONFIG_PHASE_APPLIED)
+        async with asyncio.timeout(SECONDS_MAX):
+            await run.host.settled()
+        assert await run.say("And you?") == "I am two."
+        run.swap.deliver(delivery(8, offline_config("three"), agent="sales"))
+        await run.reported(8, sync_pb2.CONFIG_PHASE_APPLIED)
+
+
 async def test_the_voice_changes_between_replies() -> None:
     """A new voice speaks the next reply; the language model is kept, the old
     voice closed."""
@@ -268,6 +318,33 @@ async def test_a_field_steers_the_speech_of_its_own_reply() -> None:
         assert voice.instructions == "Speak calmly and clearly, at an even pace."
         assert "calmly" not in said
         assert run.ear.seconds > 0
+
+
+async def test_what_no_field_steers_is_spoken_as_the_config_says() -> None:
+    """A field steers its own reply alone: neither a text that is said after it,
+    nor the replies of a config that has no such field any more."""
+    fields = [
+        *SPOKEN_FIELDS["fields"],
+        {"field_name": "voice_instructions", "field_type": "string", "required": True},
+    ]
+    tts = {"provider": "offline", "instructions": "Plainly."}
+    steered = {**tts, "instruction_field": "voice_instructions"}
+    schema = {"schema_config": {"fields": fields}}
+    async with call(offline_config("mark-1", **schema, tts_config=steered)) as run:
+        voice = run.agent.tts
+        assert isinstance(voice, OfflineTTS)
+        await run.say("Hello?")
+        assert voice.instructions != "Plainly."
+        await asyncio.wait_for(run.session.say("Goodbye.").wait_for_playout(), SECONDS_MAX)
+        assert voice.instructions == "Plainly."
+
+        await run.say("Hello?")
+        assert voice.instructions != "Plainly."
+        run.swap.deliver(delivery(2, offline_config("mark-1", **schema, tts_config=tts)))
+        await run.reported(2, sync_pb2.CONFIG_PHASE_APPLIED)
+        await run.say("And now?")
+        assert run.agent.tts is voice
+        assert voice.instructions == "Plainly."
 
 
 async def test_a_model_that_fails_does_not_end_the_session() -> None:
