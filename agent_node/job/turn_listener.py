@@ -82,6 +82,7 @@ class TurnListener:
         self._clock = clock
         self._on_problem = problem
         self._tools: OrderedDict[str, str] = OrderedDict()
+        self._untold: dict[str, str] = {}
         self._output: AudioOutput | None = None
         self._handlers: dict[Any, Callable[[Any], None]] = {
             "speech_created": self._on_speech,
@@ -109,6 +110,7 @@ class TurnListener:
             case ReplyBegan(target):
                 self._book.take(MadeBy(self._key(), target))
             case ReplyFailed(_, error):
+                self._untold.pop(self._key(), None)
                 self.problem(LLM, error.message)
             case ReplyDone(_, _, status) if status is not None:
                 self.problem(LLM, status.message)
@@ -147,6 +149,8 @@ class TurnListener:
         handle.add_done_callback(self._on_speech_done)
 
     def _on_speech_done(self, handle: SpeechHandle) -> None:
+        if (message := self._untold.pop(handle.id, None)) is not None:
+            self._tell(handle.id, LLM, message)
         self._book.take(Ended(handle.id, interrupted_by_caller(handle)))
 
     def _on_agent_state(self, event: AgentStateChangedEvent) -> None:
@@ -202,20 +206,19 @@ class TurnListener:
 
     def _on_error(self, event: ErrorEvent) -> None:
         error = event.error
-        if isinstance(error, LLMError) and not error.recoverable:
-            return  # comes as ReplyFailed
         if getattr(error, "recoverable", False):
             self.problem(source_of(error), described(error))  # it is tried again: nobody has missed anything
+        elif isinstance(error, LLMError):
+            # comes as ReplyFailed too, unless the session closes for it
+            self._untold[self._key()] = described(error)
         else:
             self._went_wrong(source_of(error), described(error))
 
-    def broke(self, error: object) -> None:
-        """The session ends with this error, which ends the turn that is open
-        without a word of its own."""
-        self._went_wrong(source_of(error), described(error))
-
     def _went_wrong(self, source: str, message: str) -> None:
-        self.problem(source, message)
+        self._tell(self._key(), source, message)
+
+    def _tell(self, key: str, source: str, message: str) -> None:
+        self._book.take(Problem(key, self._clock.monotonic(), source, message))
         if self._on_problem is not None:
             self._on_problem(source, message)
 

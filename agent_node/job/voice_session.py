@@ -309,8 +309,6 @@ class VoiceCall:
     def _on_close(self, event: CloseEvent) -> None:
         ending = self._ending or _ending_of(event, self._lost)
         if self._turns is not None:
-            if event.error is not None:
-                self._turns.broke(event.error)
             self._turns.close()
         self._conversation.record.end(ending.outcome, ending.reason)
         if self._ending is None:
