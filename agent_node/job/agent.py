@@ -25,6 +25,7 @@ from agent_node.job.reply_events import (
     typed_reply,
 )
 from agent_node.job.structured import FieldDone, FieldPart, ReplyReader, ReplyShape, Said, Spoken
+from agent_node.job.targets import Target
 from agent_node.job.userdata import SessionData
 from agent_node.providers import set_speech_instructions
 from voxplane.errors import VoxplaneError
@@ -56,7 +57,7 @@ class VoxplaneAgent(Agent):
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             instructions=pipeline.words.instructions,
             chat_ctx=history,
-            tools=_tools(pipeline, on_reply),
+            tools=_tools(pipeline, lambda: self._pipeline.target, on_reply),
             llm=pipeline.brain,
             stt=pipeline.stt.model if pipeline.stt and voice else None,
             vad=pipeline.vad if voice else None,
@@ -260,10 +261,12 @@ class _Reply:
         return None
 
 
-def _tools(pipeline: Pipeline, on_reply: Callable[[ReplyEvent], None]) -> list[Tool | Toolset]:
+def _tools(
+    pipeline: Pipeline, running: Callable[[], Target], on_reply: Callable[[ReplyEvent], None]
+) -> list[Tool | Toolset]:
     if pipeline.realtime is None or pipeline.words.schema is None:
         return pipeline.tools
-    return [*pipeline.tools, fields_tool(pipeline.target, pipeline.words.schema, on_reply)]
+    return [*pipeline.tools, fields_tool(running, pipeline.words.schema, on_reply)]
 
 
 def _shape(schema: CompiledSchema) -> ReplyShape:

@@ -9,6 +9,7 @@ from typing import Any
 from livekit.agents import RunContext
 from livekit.agents.llm import RawFunctionTool, ToolResult, function_tool
 
+from agent_node.job.json_stream import is_finite
 from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyEvent, ReplyField, disobeys, typed_reply
 from agent_node.job.targets import Target
 from agent_node.job.userdata import SessionData
@@ -23,21 +24,23 @@ _DESCRIPTION = "Tells the fields of your reply. Call it once with every reply."
 
 
 def fields_tool(
-    target: Target, schema: CompiledSchema, on_reply: Callable[[ReplyEvent], None]
+    running: Callable[[], Target], schema: CompiledSchema, on_reply: Callable[[ReplyEvent], None]
 ) -> RawFunctionTool[..., Any]:
-    """A tool by which a model that is run by the target tells its fields."""
+    """A tool by which the model of what is `running` tells its fields."""
 
     async def show_fields(context: RunContext[SessionData], raw_arguments: dict[str, Any]) -> ToolResult:
+        target = running()
         on_reply(ReplyBegan(target))
         problem = None
+        given = {name: value for name, value in raw_arguments.items() if is_finite(value)}
         try:
-            context.userdata.reply = typed_reply(schema, raw_arguments)
+            context.userdata.reply = typed_reply(schema, given)
         except ValueError as error:
             problem = disobeys(error)
         shown: dict[str, Any] = {}
         for name in (each.field_name for each in schema.fields):
             if name not in schema.hidden_fields:
-                value = raw_arguments.get(name)
+                value = given.get(name)
                 shown[name] = schema.defaults.get(name) if value is None else value
         for name, value in shown.items():
             on_reply(ReplyField(name, value))

@@ -8,18 +8,20 @@ is given out that a longer input would take back. Rules:
 - Strings come in parts as they arrive; numbers, literals, arrays and objects
   come once, when they are complete: `12` may become `123`.
 - Of a name that comes twice the first value counts.
-- A syntax error ends the reading (BROKEN); what came before it stays. Raw
-  control characters in strings are let pass, as models write them. What
-  follows the object is ignored.
+- A syntax error ends the reading (BROKEN), and so does a number that is larger
+  than those of JavaScript; what came before it stays. Raw control characters in
+  strings are let pass, as models write them. What follows the object is ignored.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 
@@ -328,15 +330,30 @@ class ObjectReader:
         try:
             value = from_json("".join(self._raw), allow_inf_nan=False)
         except ValueError:
+            value = math.nan
+        if is_finite(value):
+            self._member(value)
+        else:
             self.state = Reading.BROKEN
-            return
-        self._member(value)
 
     def _member(self, value: Any) -> None:
         self.state = Reading.COMMA
         if self._name not in self._seen:
             self._seen.add(self._name)
             self._pieces.append(Member(self._name, value))
+
+
+def is_finite(value: Any) -> bool:
+    """Whether all numbers of a JSON value are such as everybody can read."""
+    match value:
+        case int() | float():
+            return abs(value) <= sys.float_info.max
+        case list():
+            return all(is_finite(each) for each in cast("list[Any]", value))
+        case dict():
+            return all(is_finite(each) for each in cast("dict[str, Any]", value).values())
+        case _:
+            return True
 
 
 def _after_spaces(text: str, at: int) -> int:

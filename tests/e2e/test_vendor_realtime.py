@@ -9,7 +9,7 @@ import pytest
 
 from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.live import follow
-from agent_node.job.reply_events import ReplyDone, ReplyEvent, ReplyField
+from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyEvent, ReplyField
 from agent_node.job.session import SessionSwap
 from agent_node.job.staging import Builder
 from agent_node.job.userdata import SessionData
@@ -107,6 +107,25 @@ async def test_fields_that_break_the_schema_are_a_problem_and_no_more(call: Call
     assert "99" not in done.problem.message
     await call.say("And now?")
     assert "Still here." in [m.text_content for m in call.session.history.messages()]
+
+
+async def test_fields_are_told_as_the_config_in_force_says(call: Call) -> None:
+    """A change that needs no new session of the model, as of what the frontend is
+    sent, is in the next reply; a number that nobody can read is left out."""
+    config = realtime_config(call.vendors, "Be kind.")
+    await call.start(config)
+    config.frontend_config.rpc_method = "show"
+    call.swap.deliver(delivery(2, config))
+    async with asyncio.timeout(SECONDS_MAX):
+        while call.swap.running is None or call.swap.running.bundle.revision != 2:
+            await asyncio.sleep(0)
+    call.vendors.replies.append(ToolCall(SHOW_FIELDS, {"reply": "Hi.", "score": 10**400}))
+    await call.say("Hello?")
+    began = [event for event in call.replies if isinstance(event, ReplyBegan)]
+    assert [each.target.bundle.revision for each in began] == [2]
+    assert began[0].target.config.frontend_config.rpc_method == "show"
+    [done] = [event for event in call.replies if isinstance(event, ReplyDone)]
+    assert dict(done.fields) == {"reply": "Hi.", "score": None}
 
 
 async def test_a_change_comes_by_a_new_session_of_the_model_with_the_history(call: Call) -> None:

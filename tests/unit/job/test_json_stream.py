@@ -144,11 +144,15 @@ def test_values(text: str, value: Any) -> None:
         '{"a": [1}]',
         '{"a": 1,}',
         '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": [{"b": -1e999}]}',
+        '{"a": 1' + "0" * 400 + "}",
         "{",
     ],
 )
 def test_broken_objects(text: str) -> None:
-    """A syntax error ends the reading and is told."""
+    """A syntax error ends the reading and is told, and so does a number that no
+    frontend can read."""
     assert read([text])[1] is Reading.BROKEN
 
 
