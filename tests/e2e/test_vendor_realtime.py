@@ -40,7 +40,8 @@ class Call:
         builder = Builder(caller(), new_context(SecretResolver(environ=keys)))
         self.vendors = vendors
         self.replies: list[ReplyEvent] = []
-        self.swap = SessionSwap(caller(), builder, SystemClock(), report=lambda status: None)
+        self.reported = asyncio.Event()
+        self.swap = SessionSwap(caller(), builder, SystemClock(), report=lambda status: self.reported.set())
         self.data = SessionData(caller(), Control())
 
     async def start(self, config: AgentConfig) -> None:
@@ -52,6 +53,14 @@ class Call:
         agent = VoxplaneAgent(pipeline, self.replies.append)
         await self.session.start(agent, record=False)
         self.host = follow(self.session, agent, self.swap)
+
+    async def runs(self, revision: int) -> None:
+        """Wait until the revision makes the replies."""
+        async with asyncio.timeout(SECONDS_MAX):
+            while self.swap.running is None or self.swap.running.bundle.revision != revision:
+                self.reported.clear()
+                await self.reported.wait()
+            await self.host.settled()
 
     async def say(self, words: str) -> None:
         """One turn."""
@@ -116,9 +125,7 @@ async def test_fields_are_told_as_the_config_in_force_says(call: Call) -> None:
     await call.start(config)
     config.frontend_config.rpc_method = "show"
     call.swap.deliver(delivery(2, config))
-    async with asyncio.timeout(SECONDS_MAX):
-        while call.swap.running is None or call.swap.running.bundle.revision != 2:
-            await asyncio.sleep(0)
+    await call.runs(2)
     call.vendors.replies.append(ToolCall(SHOW_FIELDS, {"reply": "Hi.", "score": 10**400}))
     await call.say("Hello?")
     began = [event for event in call.replies if isinstance(event, ReplyBegan)]
@@ -136,10 +143,7 @@ async def test_a_change_comes_by_a_new_session_of_the_model_with_the_history(cal
     await call.say("Who are you?")
     call.vendors.replies.append(Text("I am the second."))
     call.swap.deliver(delivery(2, realtime_config(call.vendors, "Be the second.", "cedar")))
-    async with asyncio.timeout(SECONDS_MAX):
-        while call.swap.running is None or call.swap.running.bundle.revision != 2:
-            await asyncio.sleep(0)
-        await call.host.settled()
+    await call.runs(2)
     await call.say("And you?")
     said = [(m.role, m.text_content) for m in call.session.history.messages() if m.role != "system"]
     assert said == [
