@@ -69,7 +69,7 @@ class ControlPlane:
         add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
         add_to_server(ConfigSyncService(self.hub), self._server)
         add_NodeServiceServicer_to_server(NodeService(self.fleet, self.tenants, clock), self._server)
-        add_SessionServiceServicer_to_server(SessionService(self.sessions), self._server)
+        add_SessionServiceServicer_to_server(SessionService(self.sessions, self.tenants), self._server)
         self._health = Health(self._server, _SERVICES)
         add_reflection(self._server, _SERVICES)
 

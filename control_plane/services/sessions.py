@@ -10,11 +10,14 @@ from typing import Any
 import grpc
 
 from control_plane.services.call import principal
+from control_plane.services.decisions.change import find, version_of
 from control_plane.services.pages import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, last_key, not_of_this_list, page
 from control_plane.sessions import Sessions
+from control_plane.state import Tenants
 from control_plane.store import Place, SessionQuery
 from control_plane.store.session_table import place_of
-from voxplane.v1 import session_pb2, session_service_pb2_grpc
+from voxplane.names import TenantId
+from voxplane.v1 import bundle_pb2, session_pb2, session_service_pb2_grpc
 from voxplane.v1 import session_service_pb2 as pb2
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,8 +26,9 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     """Requests are valid, each one of a node's stream too."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, tenants: Tenants) -> None:
         self._sessions = sessions
+        self._tenants = tenants
 
     async def ReportSessions(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, requests: AsyncIterator[pb2.ReportSessionsRequest], context: _Context
@@ -69,7 +73,10 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     async def PinSession(self, request: pb2.PinSessionRequest, context: _Context) -> pb2.PinSessionResponse:
         """PinSession of the contract. The node has taken the pin; it reports so
         after it has answered."""
-        session = await self._command(request, pb2.SessionCommand(pin_version=request.version))
+        command = pb2.SessionCommand(pin_version=request.version)
+        if request.version:
+            command.pinned_content.CopyFrom(await self._content(request))
+        session = await self._command(request, command)
         response = pb2.PinSessionResponse(session=session)
         response.session.pinned_version = request.version
         return response
@@ -83,6 +90,13 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         response = pb2.SetSessionTracingResponse(session=session)
         response.session.traced = request.enabled
         return response
+
+    async def _content(self, request: pb2.PinSessionRequest) -> bundle_pb2.VersionContent:
+        """The version to pin: the node's bundle may not reach it."""
+        session = await self._sessions.get(request.tenant_id, request.session_id)
+        state = await self._tenants.get(TenantId(request.tenant_id))
+        version = version_of(find(state, session.agent_id), request.version)
+        return bundle_pb2.VersionContent(content_hash=version.content_hash, config=version.config)
 
     async def _command(
         self,

@@ -16,6 +16,8 @@ from control_plane.settings import Settings
 from control_plane.store import MemoryStore, Store
 from tests.virtual_clock import VirtualClock
 from voxplane.clock import Clock, SystemClock
+from voxplane.v1 import agent_config_pb2, agent_service_pb2
+from voxplane.v1 import agent_service_pb2_grpc as agent_grpc
 from voxplane.v1 import session_service_pb2 as pb2
 from voxplane.v1 import session_service_pb2_grpc as session_grpc
 
@@ -77,6 +79,19 @@ class SessionServer:
         node = NodeClient(self.service, node_id)
         await node.hello(*running)
         return node
+
+    async def versions(self, count: int) -> None:
+        """The agent sales of acme, which says "v1" in its first version, and so on."""
+        agents = agent_grpc.AgentServiceStub(self.channel)
+        for number in range(1, count + 1):
+            config = agent_config_pb2.AgentConfig()
+            config.llm_config.provider = "offline"
+            config.prompt_config.instructions = f"v{number}"
+            named = {"tenant_id": "acme", "agent_id": "sales", "config": config}
+            if number == 1:
+                await agents.CreateAgent(agent_service_pb2.CreateAgentRequest(**named))
+            else:
+                await agents.UpdateAgentConfig(agent_service_pb2.UpdateAgentConfigRequest(**named))
 
     def watch(self, **fields: Any) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """A watcher of acme."""

@@ -227,14 +227,35 @@ class TestCommands:
 
     async def test_pin(self, server: SessionServer) -> None:
         """PinSession answers with the pin, though the node has not reported it
-        yet."""
+        yet; the node is given the version, which no alias may name."""
+        await server.versions(5)
         node = await server.node()
         await node.report(report(session()))
         call = server.service.PinSession(pb2.PinSessionRequest(**S1, version=4))
-        assert (await node.serve()).pin_version == 4
+        command = await node.serve()
+        assert command.pin_version == 4
+        assert command.pinned_content.config.prompt_config.instructions == "v4"
+        assert command.pinned_content.content_hash
         assert (await call).session == session(pinned_version=4)
         stored = await server.service.GetSession(pb2.GetSessionRequest(**S1))
         assert stored.session.pinned_version == 0
+
+    async def test_a_pin_to_a_version_that_is_not_there(self, server: SessionServer) -> None:
+        """It is NOT_FOUND, without asking the node."""
+        await server.versions(1)
+        node = await server.node()
+        await node.report(report(session()))
+        refused = await refusal(server.service.PinSession(pb2.PinSessionRequest(**S1, version=2)))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+
+    async def test_the_end_of_a_pin(self, server: SessionServer) -> None:
+        """Version 0 has the session follow its alias again."""
+        node = await server.node()
+        await node.report(report(session(pinned_version=4)))
+        call = server.service.PinSession(pb2.PinSessionRequest(**S1))
+        command = await node.serve()
+        assert (command.pin_version, command.HasField("pinned_content")) == (0, False)
+        assert (await call).session.pinned_version == 0
 
     @pytest.mark.parametrize("enabled", [True, False])
     async def test_trace(self, server: SessionServer, enabled: bool) -> None:
@@ -274,6 +295,7 @@ class TestCommands:
 
     async def test_what_the_node_has_against_it(self, server: SessionServer) -> None:
         """The node's reason and words are the caller's answer."""
+        await server.versions(9)
         node = await server.node()
         await node.report(report(session()))
         call = server.service.PinSession(pb2.PinSessionRequest(**S1, version=9))
