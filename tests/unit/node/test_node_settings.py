@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from typer import Typer
 from typer.testing import CliRunner
 
+from agent_node.command import command
 from agent_node.daemon import (
     LIVEKIT_ENV,
     ConfigurationError,
     Node,
     Stop,
-    command,
     livekit_wanted,
     run_node,
     secrets_environment,
