@@ -44,6 +44,7 @@ from agent_node.upstream import (
 )
 from voxplane.clock import Clock, SystemClock
 from voxplane.names import ALL_TENANTS, TenantId, agent_name
+from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.node.v1.relay_service_pb2 import CallerContext
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -98,6 +99,7 @@ class Node:
     def __init__(self, settings: NodeSettings, check: Check) -> None:
         self.collectors: list[Collector] = []
         self.unready: list[Callable[[], str]] = [self._why_unready]
+        self.let_in: Callable[[relay_pb2.JobHello], bool] = lambda hello: False
         self._draining = False
         clock, jitter = SystemClock(), random.random
         self._settings = settings
@@ -165,7 +167,13 @@ class Node:
         self._relay = grpc.aio.server(options=[("grpc.max_receive_message_length", RELAY_MESSAGE_BYTES_MAX)])
         relay_grpc.add_RelayServiceServicer_to_server(
             RelayService(
-                self._board, self._pool, clock, admission=self._admission, desk=self.desk, status=status.now
+                self._board,
+                self._pool,
+                clock,
+                admission=self._admission,
+                desk=self.desk,
+                status=status.now,
+                let_in=lambda hello: self.let_in(hello),
             ),
             self._relay,
         )
@@ -372,6 +380,7 @@ def _voice(settings: NodeSettings) -> Voice | None:
             jitter=random.random,
         )
         node.collectors.append(CallFigures(worker))
+        node.let_in = lambda hello: hello.job_id in worker.slots
         node.unready.append(lambda: "" if worker.registered else "LiveKit does not offer calls to the node")
         await worker.run(stop)
 

@@ -56,6 +56,10 @@ class Slots:
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._slots.values()))
 
+    def __contains__(self, job_id: str) -> bool:
+        """Whether a job has a slot."""
+        return job_id in self._slots
+
     @property
     def kept(self) -> int:
         """Count of the places that are kept."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from google.protobuf import timestamp_pb2
+from google.rpc import code_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 from voxplane.names import LIVE
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
@@ -73,6 +74,7 @@ class HeldSession:
     unanswered: dict[str, session_service_pb2.SessionCommand] = field(
         default_factory=dict[str, session_service_pb2.SessionCommand]
     )
+    pins: tuple[session_service_pb2.SessionCommand, ...] = ()
     returns: int = 0
     base: int = 0
     pss_bytes: int = 0
@@ -101,6 +103,11 @@ class HeldSession:
     def may_go_to(self, hello: relay_pb2.JobHello) -> bool:
         """Whether a process can take it over: one of its kind, in its room."""
         return (hello.kind, hello.room) == (self.hello.kind, self.hello.room)
+
+    def obeyed(self, command: session_service_pb2.SessionCommand, status: status_pb2.Status) -> None:
+        """The session has answered a command."""
+        if command.WhichOneof("action") == "pin_version" and status.code == code_pb2.OK:
+            self.pins = (command,) if command.pin_version else ()
 
     def legacy(self) -> relay_pb2.SessionLegacy | None:
         """What its process has left; None if the session had not begun."""

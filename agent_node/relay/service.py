@@ -40,7 +40,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class RelayService(relay_grpc.RelayServiceServicer):
     """Joins jobs, chats, the board and the desk. Every handler ends when its peer does.
 
-    `admission` decides on new calls; `status` gives the node's own."""
+    `admission` decides on new calls, but for those of jobs that were `let_in`
+    before; `status` gives the node's own."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class RelayService(relay_grpc.RelayServiceServicer):
         admission: Admission,
         desk: SessionDesk,
         status: Callable[[], relay_pb2.GetNodeStatusResponse],
+        let_in: Callable[[relay_pb2.JobHello], bool] = lambda hello: False,
     ) -> None:
         self._board = board
         self._pool = pool
@@ -58,6 +60,7 @@ class RelayService(relay_grpc.RelayServiceServicer):
         self._admission = admission
         self._desk = desk
         self._status = status
+        self._let_in = let_in
 
     async def GetNodeStatus(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: relay_pb2.GetNodeStatusRequest, context: StatusContext
@@ -76,7 +79,8 @@ class RelayService(relay_grpc.RelayServiceServicer):
             name = agent_name(caller.tenant_id, caller.agent_id)
             await self._board.ready(name)
             # a text job's call was let in by Chat, and one that is taken over long ago
-            if hello.pid not in self._pool.pids and not self._desk.awaits(hello):
+            known = hello.pid in self._pool.pids or self._desk.awaits(hello)
+            if not known and not self._let_in(hello):
                 self._admission.check(caller)
             seat = self._desk.attach(hello)
         except VoxplaneError as error:

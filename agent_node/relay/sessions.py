@@ -15,7 +15,7 @@
   ended as NODE_STOPPED.
 - Every command is answered: by the session, or, if that is not here or ends
   before, by the desk. A process that takes over is given what the one before
-  has not answered.
+  has not answered, and the version that the session is pinned to.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Seat:
 
     def __init__(self, desk: SessionDesk, held: HeldSession, legacy: relay_pb2.SessionLegacy | None) -> None:
         self.legacy = legacy
-        self.commands: asyncio.Queue[SessionCommand] = asyncio.Queue(COMMANDS_MAX)
+        self.commands: asyncio.Queue[SessionCommand] = asyncio.Queue(COMMANDS_MAX + 1)
         self._desk = desk
         self._held = held
 
@@ -183,7 +183,7 @@ class SessionDesk:
         held.base = 0 if seat.legacy else int(self._clock.time() * 1e3)
         if held.returns:
             _log.info("session taken over", **_names(held), pid=hello.pid, replacements=held.returns)
-            for command in held.unanswered.values():
+            for command in (*held.pins, *held.unanswered.values()):
                 seat.commands.put_nowait(command)
         if key.session_id:
             self._held[key], self._seats[key] = held, seat
@@ -270,7 +270,9 @@ class SessionDesk:
             case "session" if held.id.session_id:
                 self._report(held, request.session)
             case "result":
-                if held.unanswered.pop(request.result.command_id, None) is not None:
+                command = held.unanswered.pop(request.result.command_id, None)
+                if command is not None:
+                    held.obeyed(command, request.result.status)
                     self._teller.result(request.result)
             case "memory":
                 held.memory.add(request.memory)

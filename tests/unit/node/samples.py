@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agent_node.relay import Admission, Board, RelayService, SessionDesk, TextPool
 from agent_node.upstream import Snapshot
 from voxplane.clock import Clock
@@ -68,7 +70,12 @@ class Told:
 
 
 def relay_service(
-    board: Board, pool: TextPool, clock: Clock, ages: Ages | None = None, desk: SessionDesk | None = None
+    board: Board,
+    pool: TextPool,
+    clock: Clock,
+    ages: Ages | None = None,
+    desk: SessionDesk | None = None,
+    let_in: Callable[[relay_pb2.JobHello], bool] = lambda hello: False,
 ) -> RelayService:
     """A relay whose node is in step unless `ages` says otherwise."""
     admission = Admission(board, Ages() if ages is None else ages, clock)
@@ -79,4 +86,5 @@ def relay_service(
         admission=admission,
         desk=desk or SessionDesk("n1", clock, Told()),
         status=lambda: relay_pb2.GetNodeStatusResponse(node_id="n1"),
+        let_in=let_in,
     )

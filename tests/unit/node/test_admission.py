@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -123,13 +123,15 @@ async def test_the_version_that_the_call_would_get_decides() -> None:
 
 
 @asynccontextmanager
-async def relay(world: World, folder: Path) -> AsyncIterator[relay_grpc.RelayServiceAsyncStub]:
-    """The world's relay on a socket, for the block."""
+async def relay(
+    world: World, folder: Path, let_in: Callable[[relay_pb2.JobHello], bool] = lambda hello: False
+) -> AsyncIterator[relay_grpc.RelayServiceAsyncStub]:
+    """The world's relay on a socket, for the block; `let_in` knows calls that were let in."""
     pool = TextPool(["false"], {}, idle=0, sessions_max=0, clock=world.clock, jitter=lambda: 0.0)
     socket = folder / "r.sock"
     with claim(socket):
         server = grpc.aio.server()
-        service = relay_service(world.board, pool, world.clock, world.ages)
+        service = relay_service(world.board, pool, world.clock, world.ages, let_in=let_in)
         relay_grpc.add_RelayServiceServicer_to_server(service, server)
         bind(server, socket)
         await server.start()
@@ -164,3 +166,18 @@ async def test_voice_and_text_calls_are_refused_and_running_ones_go_on(tmp_path:
         world.board.applied(agent("refuse", revision=2))
         assert (await asyncio.wait_for(running.read(), 10)).bundle.revision.number == 2
         running.cancel()
+
+
+async def test_a_call_that_was_let_in_is_not_asked_again(tmp_path: Path) -> None:
+    """The job of a call that was let in before its process was taken begins, and counts once."""
+    world = World(agent("warn"))
+    world.ages[ACME] = 61.0
+    hello = relay_pb2.AttachRequest(hello=relay_pb2.JobHello(caller=CALLER, pid=1, job_id="job-1"))
+    world.admission.check(CALLER)
+    with structlog.testing.capture_logs() as logs:
+        async with relay(world, tmp_path, let_in=lambda told: told.job_id == "job-1") as stub:
+            call = stub.Attach()
+            await call.write(hello)
+            assert (await asyncio.wait_for(call.read(), 10)).bundle.revision.number == 1
+            call.cancel()
+    assert not [entry for entry in logs if entry["event"] == "call on a stale config"]

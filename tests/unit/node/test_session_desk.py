@@ -393,6 +393,33 @@ def test_a_process_that_takes_over_is_given_the_commands_that_wait(at: Desk) -> 
     assert at.reasons() == [("c3", "")]
 
 
+def pin_command(version: int) -> pb2.SessionCommand:
+    """A pin of s1, with the version's content."""
+    command = pb2.SessionCommand(command_id=f"p{version}", pin_version=version)
+    command.session.tenant_id, command.session.session_id = "acme", "s1"
+    command.pinned_content.content_hash = f"hash {version}"
+    return command
+
+
+def test_a_process_that_takes_over_is_pinned_as_the_one_before(at: Desk) -> None:
+    """It is given the version too, which its bundle may not have; its answer is
+    nobody's. A pin that was taken back, or refused, is not given."""
+    seat = at.call()
+    at.desk.command(pin_command(4))
+    answer(seat, "p4")
+    seat.leave(orderly=False)
+    again = at.desk.attach(hello("s1"))
+    command = again.commands.get_nowait()
+    assert (command.pin_version, command.pinned_content.content_hash) == (4, "hash 4")
+    at.reasons()
+    answer(again, "p4")
+    assert at.reasons() == []
+    at.desk.command(pin_command(0))
+    answer(again, "p0")
+    again.leave(orderly=False)
+    assert at.desk.attach(hello("s1")).commands.empty()
+
+
 def test_an_orphan_can_be_ended(at: Desk) -> None:
     """EndSession does not wait for a process that is not there."""
     at.call().leave(orderly=False)
