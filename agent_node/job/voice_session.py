@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import aiohttp
@@ -12,7 +12,7 @@ import structlog
 from livekit import api, rtc
 from livekit.agents import NOT_GIVEN, AgentSession, CloseEvent, CloseReason, JobContext
 from livekit.agents.llm import ChatContext, ChatItem, Tool
-from livekit.agents.voice.agent_activity import ActivityClosedError
+from livekit.agents.voice.room_io.types import DEFAULT_CLOSE_ON_DISCONNECT_REASONS
 from livekit.agents.voice.speech_handle import SpeechHandle
 
 from agent_node.job.agent import VoxplaneAgent
@@ -42,6 +42,8 @@ CLOSE_TRANSCRIPT_SECONDS = 0.3
 REPLY_SECONDS_MAX = 10.0
 """For the reply in flight when the session is to end."""
 GOODBYE_SECONDS_MAX = 15.0
+CLOSE_SECONDS_MAX = 10.0
+"""For LiveKit's session, which waits for the tools that run."""
 HANG_UP_SECONDS_MAX = 2.0
 
 SAY = "Say this to the caller, word for word, and nothing else: {text}"
@@ -112,7 +114,12 @@ class VoiceCall:
         self._turns: TurnListener | None = None
         self._frontend: Frontend | None = None
         self._port: RoomPort | None = None
+        self._handlers: dict[rtc.room.EventTypes, Callable[..., None]] = {
+            "disconnected": self._on_disconnected,
+            "participant_disconnected": self._on_left,
+        }
         self._ending: Ending | None = None
+        self._closed = False
         self._lost: rtc.DisconnectReason.ValueType | None = None
         self._hurry = asyncio.Event()
         self._recalled: list[ChatItem] = []
@@ -123,18 +130,17 @@ class VoiceCall:
         """Join the room and begin to talk. Raises as run_call does."""
         try:
             await self._start()
-        except (VoxplaneError, RelayClosedError, TimeoutError) as error:
-            why = error.reason_name if isinstance(error, VoxplaneError) else str(error)
+        except Exception as error:
             self._conversation.record.end(
-                session_pb2.SESSION_OUTCOME_FAILED, f"the call cannot start: {why or 'no config came'}"
+                session_pb2.SESSION_OUTCOME_FAILED, f"the call cannot start: {_why(error)}"
             )
             raise
 
     async def _start(self) -> None:
         self._following = asyncio.create_task(self._follow(), name="follow the bundle")
         pipeline, _ = await asyncio.gather(self._first(), self._ctx.connect())
-        self._ctx.room.on("disconnected", self._on_disconnected)  # pyright: ignore[reportUnknownMemberType]
-        self._ctx.room.on("participant_disconnected", self._on_left)  # pyright: ignore[reportUnknownMemberType]
+        for event, handler in self._handlers.items():
+            self._ctx.room.on(event, handler)  # pyright: ignore[reportUnknownMemberType]
         conversation = self._conversation
         session = self._session = new_session(pipeline, conversation.data)
         session.on("close", self._on_close)  # pyright: ignore[reportUnknownMemberType]
@@ -177,6 +183,10 @@ class VoiceCall:
 
     async def aclose(self) -> None:
         """Close what LiveKit does not know."""
+        self._closed = True
+        for event, handler in self._handlers.items():
+            with suppress(ValueError, KeyError):  # the room was never joined
+                self._ctx.room.off(event, handler)  # pyright: ignore[reportUnknownMemberType]
         ending = self._ending or Ending(session_pb2.SESSION_OUTCOME_NODE_STOPPED, "the job was ended")
         self._conversation.record.end(ending.outcome, ending.reason)
         tasks = [*self._tasks, *([self._following] if self._following else [])]
@@ -223,14 +233,17 @@ class VoiceCall:
             self._live.generate_reply()
 
     def _on_transfer(self, pipeline: Pipeline) -> None:
-        self._introduce(pipeline, anyhow=True)
+        if self._ending is None:
+            with suppress(RuntimeError):  # the session closes
+                self._introduce(pipeline, anyhow=True)
 
     def _on_follow_refused(self, refused: FollowRefused) -> None:
         self._conversation.not_followed(refused.agent_id, refused.error.message)
 
     def _on_kept(self, agent_id: str) -> None:
         if self._ending is None and self._host is not None:
-            self._live.generate_reply(instructions=NOT_TRANSFERRED)
+            with suppress(RuntimeError):  # the session closes
+                self._live.generate_reply(instructions=NOT_TRANSFERRED)
 
     def _resume(self) -> None:
         """Answer what the process that died has not answered."""
@@ -256,7 +269,7 @@ class VoiceCall:
         """See Conversation; the first ending counts, a hurried one is obeyed."""
         if ending.now:
             self._hurry.set()
-        if self._ending is None:
+        if self._ending is None and not self._closed:
             self._ending = ending
             self._keep(self._finish())
 
@@ -267,13 +280,18 @@ class VoiceCall:
             if session is not None and self._host is not None:
                 caller = session.room_io.linked_participant
                 session.input.set_audio_enabled(False)
-                await self._until_hurried(self._say_goodbye(session))
+                await self._until_hurried(self._say_goodbye())
                 self._stop_tools()
                 await self._close_frontend()
-                await session.aclose()
+                await self._close(session)
                 await self._hang_up(caller.identity if caller is not None else "")
         finally:
             self._ctx.shutdown(reason="the session has ended")
+
+    async def _close(self, session: Session) -> None:
+        """Close it; one that waits for a tool which does not end is left."""
+        closing = asyncio.create_task(session.aclose())
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS_MAX)
 
     async def _until_hurried(self, work: Coroutine[None, None, None]) -> None:
         """Do the work, unless the session is to end at once."""
@@ -284,14 +302,16 @@ class VoiceCall:
         working.cancel()
         await asyncio.wait((working,))
 
-    async def _say_goodbye(self, session: Session) -> None:
-        # the session may end by itself meanwhile
-        with suppress(TimeoutError, RuntimeError, ActivityClosedError):
+    async def _say_goodbye(self) -> None:
+        # not LiveKit's wait_for_idle: it waits for the caller too, who is no longer heard
+        idle = asyncio.Event()
+        self._conversation.swap.between_turns(idle.set)
+        with suppress(TimeoutError):
             async with asyncio.timeout(REPLY_SECONDS_MAX):
-                await session.wait_for_idle()
+                await idle.wait()
         assert self._host is not None
         if words := self._host.agent.pipeline.words.goodbye:
-            with suppress(TimeoutError, RuntimeError, ActivityClosedError):
+            with suppress(TimeoutError, RuntimeError):  # the session may end by itself meanwhile
                 async with asyncio.timeout(GOODBYE_SECONDS_MAX):
                     await self._say(words, interruptible=False).wait_for_playout()
 
@@ -307,6 +327,7 @@ class VoiceCall:
             _log.warning("the caller could not be taken out of the room", error=type(error).__name__)
 
     def _on_close(self, event: CloseEvent) -> None:
+        self._closed = True
         ending = self._ending or _ending_of(event, self._lost)
         if self._turns is not None:
             self._turns.close()
@@ -323,11 +344,21 @@ class VoiceCall:
 
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         self._lost = reason
+        self._stop_tools()
 
-    def _on_left(self, _: rtc.RemoteParticipant) -> None:
-        others = self._ctx.room.remote_participants.values()
-        if all(other.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT for other in others):
+    def _on_left(self, participant: rtc.RemoteParticipant) -> None:
+        if self._closed or self._host is None:
+            return
+        caller = self._live.room_io.linked_participant
+        # else he may be back, as after a change of network
+        for_good = participant.disconnect_reason in DEFAULT_CLOSE_ON_DISCONNECT_REASONS
+        if for_good and caller is not None and participant.identity == caller.identity:
             self._stop_tools()
+            self._keep(self._leave_in_time())
+
+    async def _leave_in_time(self) -> None:
+        await asyncio.sleep(CLOSE_SECONDS_MAX)
+        self._ctx.shutdown(reason="the session does not close")
 
     def _on_reply(self, event: ReplyEvent) -> None:
         turns = self._turns
@@ -365,6 +396,19 @@ def new_session(pipeline: Pipeline, data: SessionData) -> Session:
         userdata=data,
         session_close_transcript_timeout=CLOSE_TRANSCRIPT_SECONDS,
     )
+
+
+def _why(error: Exception) -> str:
+    """Why a call cannot start; of unforeseen errors the text may hold anything."""
+    match error:
+        case VoxplaneError():
+            return error.reason_name
+        case RelayClosedError():
+            return str(error)
+        case TimeoutError():
+            return "no config came"
+        case _:
+            return type(error).__name__
 
 
 def _ending_of(event: CloseEvent, lost: rtc.DisconnectReason.ValueType | None) -> Ending:

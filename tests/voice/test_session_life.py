@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from tests.livekit.tenants import Tenant
-from tests.vendors import Fields
+from tests.livekit.tenants import FIELDS_METHOD, TOPICS, Tenant
+from tests.vendors import Fields, ToolCall
 from tests.voice.examiner import SPEECH, assert_in_voice, examiner
+from voxplane.tools import END_SESSION
 from voxplane.v1 import session_pb2
 from voxplane.v1 import session_service_pb2 as sessions_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+GOODBYE_SECONDS_MAX = 4.0
 DEPARTURE_SECONDS = 20.0
 """How long LiveKit keeps a room after the caller has left it, and with the room its jobs."""
 
@@ -43,6 +46,51 @@ async def test_an_agent_greets_and_says_goodbye_when_it_is_to_end(tenant: Tenant
     ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
     assert ended.outcome == session_pb2.SESSION_OUTCOME_OPERATOR_ENDED
     assert ended.end_reason == "the shift is over"
+    await call.hang_up()
+
+
+async def test_a_caller_who_speaks_does_not_hold_up_the_goodbye(tenant: Tenant) -> None:
+    """The agent no longer listens then: it does not wait for the end of the words."""
+    config = examiner(tenant)
+    config.session_config.goodbye = "Goodbye."
+    await tenant.create(config)
+    call = await tenant.call()
+    session = await tenant.session()
+    since = len(call.events)
+    speaking = call.speaking("here is a long story which i tell you until you put me out of this room")
+    await call.wait("transcript", since=since, speaker="caller", final=False)
+    asked = time.monotonic()
+    await tenant.sessions.EndSession(
+        sessions_pb2.EndSessionRequest(tenant_id=tenant.tenant_id, session_id=session.session_id)
+    )
+    began = await call.wait("speech_began", since=since)
+    assert began.at - asked < GOODBYE_SECONDS_MAX
+    await speaking
+    await call.wait("disconnected", since=since)
+    await call.hang_up()
+
+
+async def test_a_caller_who_is_back_finds_the_tools_of_the_agent(tenant: Tenant) -> None:
+    """Who enters anew in his own place, as after a change of network, goes on with
+    the session, and the model may still end it."""
+    config = examiner(tenant)
+    config.session_config.can_end_session = True
+    await tenant.create(config)
+    call = await tenant.call()
+    session = await tenant.session()
+    since = len(call.events)
+    token = tenant.stage.token(call.room, call.identity, None)
+    await call.join(token, methods=[FIELDS_METHOD], topics=TOPICS)
+    await call.wait("disconnected", since=since)
+    await call.agent("listening", since=since)
+
+    await tenant.stage.vendors.answer(
+        ToolCall(END_SESSION, {"reason": "all is said"}), key=tenant.keys["openai"]
+    )
+    await call.speak("that was all, thank you")
+    ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
+    assert ended.outcome == session_pb2.SESSION_OUTCOME_AGENT_ENDED
+    await call.wait("disconnected", 2, since=since)
     await call.hang_up()
 
 
