@@ -207,7 +207,7 @@ class Conversation:
 
     def heard(self) -> None:
         """The caller has said or written something."""
-        self._life.user(self._clock.monotonic(), speaks=False)
+        self._life.heard(self._clock.monotonic())
         self._life_changed.set()
 
     def remember(self, history: ChatContext) -> None:

@@ -44,8 +44,12 @@ class Life:
             self._silence = limits.silence_timeout.ToNanoseconds() / 1e9
 
     def user(self, now: float, *, speaks: bool) -> None:
-        """The caller began or ceased to speak, or wrote something."""
+        """The caller began or ceased to speak."""
         self._user_speaks, self._active_at = speaks, now
+
+    def heard(self, now: float) -> None:
+        """Words of the caller are known, who may still speak."""
+        self._active_at = now
 
     def agent(self, now: float, *, works: bool) -> None:
         """The agent began or ceased to think or to speak."""

@@ -178,7 +178,7 @@ def follow(
 
     def on_user_state(event: UserStateChangedEvent) -> None:
         endpointing = endpointing_of(host.agent.pipeline.target.config.turn_config)
-        heard_within = endpointing.get("max_delay", MAX_ENDPOINTING_SECONDS) + HEARING_SECONDS
+        heard_within = endpointing.get("min_delay", MIN_ENDPOINTING_SECONDS) + HEARING_SECONDS
         swap.user_speaks(event.new_state == "speaking", heard_within=heard_within)
 
     session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]

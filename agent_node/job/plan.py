@@ -37,6 +37,7 @@ HEARING = frozenset({Part.STT, Part.VAD})
 """Parts that lose words if they are replaced while the user speaks."""
 
 _NO_PARTS: frozenset[Part] = frozenset()
+_TURN_DETECTION = "turn_config.turn_detection"
 
 # by the longest prefix of the field's path: when it takes effect, and what has to be built anew
 _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
@@ -46,7 +47,7 @@ _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
     "schema_config": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
     "stt_config": (Effect.NEXT_TURN, frozenset({Part.STT})),
     "llm_config": (Effect.NEXT_TURN, frozenset({Part.LLM})),
-    "llm_config.supports_structured_output": (Effect.NEXT_TURN, frozenset({Part.INSTRUCTIONS})),
+    "llm_config.supports_structured_output": (Effect.NEXT_TURN, frozenset({Part.LLM, Part.INSTRUCTIONS})),
     "tts_config": (Effect.NEXT_TURN, frozenset({Part.TTS})),
     "tts_config.instruction_field": (Effect.NEXT_TURN, frozenset({Part.SCHEMA, Part.INSTRUCTIONS})),
     "vad_config": (Effect.NEXT_TURN, frozenset({Part.VAD, Part.STT})),
@@ -59,7 +60,7 @@ _RULES: Mapping[str, tuple[Effect, frozenset[Part]]] = {
     "tools": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),
     "mcp_servers": (Effect.NEXT_TURN, frozenset({Part.TOOLS})),
     "turn_config": (Effect.NEXT_CALL, _NO_PARTS),
-    "turn_config.turn_detection": (Effect.NEXT_TURN, _NO_PARTS),
+    _TURN_DETECTION: (Effect.NEXT_TURN, _NO_PARTS),
     "turn_config.min_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
     "turn_config.max_endpointing_delay": (Effect.NEXT_TURN, _NO_PARTS),
     "tracing_config": (Effect.NEXT_TURN, _NO_PARTS),
@@ -101,8 +102,8 @@ class Plan:
 def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
     """The plan from `running`, or from nothing, to `desired`.
 
-    A realtime model keeps a connection of its own: what changes in its session
-    comes by a new one, that is by a handoff.
+    A realtime model keeps a connection of its own: what changes in its session,
+    also who finds the end of a turn, comes by a new one, that is by a handoff.
     """
     if running is None:
         return Plan(effects={"": Effect.NEXT_TURN}, rebuild=EVERYTHING)
@@ -113,7 +114,7 @@ def plan(running: AgentConfig | None, desired: AgentConfig) -> Plan:
         effect, parts = _rule(path)
         if path.startswith("realtime_config") and not realtime and not running.realtime_config.enabled:
             effect, parts = _UNKNOWN
-        if parts and effect is Effect.NEXT_TURN and realtime:
+        if (parts or path == _TURN_DETECTION) and effect is Effect.NEXT_TURN and realtime:
             effect = Effect.HANDOFF
         effects[path] = effect
         rebuild |= parts

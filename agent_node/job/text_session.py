@@ -198,10 +198,12 @@ class TextSession:
             await self._say(self.session.generate_reply)
 
     def _on_transfer(self, pipeline: Pipeline) -> None:
-        self._soon(self._introduce(pipeline, anyhow=True))
+        if self._ending is None:
+            self._soon(self._introduce(pipeline, anyhow=True))
 
     def _on_kept(self, agent_id: str) -> None:
-        self._soon(self._say(lambda: self.session.generate_reply(instructions=NOT_TRANSFERRED)))
+        if self._ending is None:
+            self._soon(self._say(lambda: self.session.generate_reply(instructions=NOT_TRANSFERRED)))
 
     def availability(self, change: Availability) -> None:
         """A model that has fallbacks has failed, or is back."""

@@ -48,6 +48,18 @@ def test_silence_counts_from_the_last_word_of_either_side() -> None:
     assert ending.outcome == session_pb2.SESSION_OUTCOME_SILENCE_LIMIT
 
 
+def test_words_of_a_caller_who_goes_on_speaking_are_no_silence() -> None:
+    """A transcript comes in the middle of speech too."""
+    life = Life(0.0)
+    life.limit(limits(SILENCE))
+    life.user(5.0, speaks=True)
+    life.heard(6.0)
+    assert life.ending(100.0) is None
+    life.user(100.0, speaks=False)
+    life.heard(104.0)
+    assert life.left(104.0) == SILENCE
+
+
 def test_the_duration_counts_from_the_beginning_also_while_somebody_speaks() -> None:
     """The longest session ends whatever happens in it."""
     life = Life(7.0)

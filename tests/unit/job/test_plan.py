@@ -52,7 +52,7 @@ def config(**blocks: Any) -> AgentConfig:
             {"llm_config": {"supports_structured_output": False}},
             "llm_config.supports_structured_output",
             Effect.NEXT_TURN,
-            {Part.INSTRUCTIONS},
+            {Part.LLM, Part.INSTRUCTIONS},
         ),
         ({"tts_config": {"voice": "high"}}, "tts_config.voice", Effect.NEXT_TURN, {Part.TTS}),
         (
@@ -141,6 +141,17 @@ def test_a_new_field_of_the_schema() -> None:
     found = plan(config(), config(schema_config={"fields": fields}))
     assert found.effects == {"schema_config.fields[mood]": Effect.NEXT_TURN}
     assert found.rebuild == {Part.SCHEMA, Part.INSTRUCTIONS}
+
+
+def test_what_a_realtime_model_is_told_as_it_connects_comes_by_a_new_connection() -> None:
+    """Whether it finds the end of a turn itself is one of these; who is shown
+    the fields is not."""
+    running = config(realtime_config={"enabled": True})
+    turn = plan(running, config(realtime_config={"enabled": True}, turn_config={"turn_detection": "vad"}))
+    assert turn.handoff
+    assert turn.rebuild == {Part.REALTIME}
+    shown = config(realtime_config={"enabled": True}, frontend_config={"fields": ["reply"]})
+    assert not plan(running, shown).handoff
 
 
 def test_equal_configs() -> None:
