@@ -57,8 +57,9 @@ lint: $(VENV)/.dev ## Check style, types, the contract and the imports
 generate: $(VENV)/.dev ## Make the Python stubs of the contract again
 	@$(BIN)/python hatch_build.py
 
-bench: $(VENV)/.dev ## Measure commit to applied, and the watch beside etcd (needs Go)
+bench: $(VENV)/.dev ## Measure commit to applied, live calls, and the watch beside etcd (needs Go)
 	@$(BIN)/python -m bench.applied
+	@$(BIN)/python -m bench.voice
 	@$(BIN)/python -m bench.watch
 
 soak: $(VENV)/.dev ## Watch the server for 20 minutes of load (needs Go)
