@@ -51,7 +51,7 @@ class Commands:
         except VoxplaneError as error:
             status = to_status(error)
         except Exception as error:
-            _log.exception("a command broke", action=action)
+            _log.error("a command broke", action=action, error=type(error).__name__)
             status = to_status(
                 VoxplaneError(
                     reason_pb2.ERROR_REASON_INTERNAL, f"the session failed with {type(error).__name__}"

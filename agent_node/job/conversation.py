@@ -31,8 +31,10 @@ from agent_node.job.userdata import SessionData
 from agent_node.logs import bind_session
 from agent_node.providers import Availability
 from voxplane.clock import Clock
+from voxplane.errors import VoxplaneError
 from voxplane.names import split_agent_name
 from voxplane.node.v1.relay_service_pb2 import BundleDelivery, CallerContext, SessionLegacy
+from voxplane.v1 import error_reason_pb2 as reason_pb2
 from voxplane.v1 import session_pb2
 from voxplane.v1.bundle_pb2 import VersionContent
 from voxplane.v1.session_service_pb2 import SessionCommand
@@ -236,7 +238,12 @@ class Conversation:
 
     def follow_agent(self, agent_id: str) -> None:
         """Get the bundle of another agent, which takes the session over at the
-        next turn."""
+        next turn. Raises VoxplaneError if it has the session."""
+        running = self.swap.running
+        if running is not None and split_agent_name(running.bundle.name)[1] == agent_id:
+            raise VoxplaneError(
+                reason_pb2.ERROR_REASON_INVALID_REQUEST, f"{agent_id} has the session already"
+            )
         self._link.follow(agent_id)
 
     def not_followed(self, agent_id: str, reason: str) -> None:

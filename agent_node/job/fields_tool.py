@@ -9,7 +9,7 @@ from typing import Any
 from livekit.agents import RunContext
 from livekit.agents.llm import RawFunctionTool, ToolResult, function_tool
 
-from agent_node.job.json_stream import is_finite
+from agent_node.job.json_stream import is_readable
 from agent_node.job.reply_events import ReplyBegan, ReplyDone, ReplyEvent, ReplyField, disobeys, typed_reply
 from agent_node.job.targets import Target
 from agent_node.job.userdata import SessionData
@@ -32,7 +32,7 @@ def fields_tool(
         target = running()
         on_reply(ReplyBegan(target))
         problem = None
-        given = {name: value for name, value in raw_arguments.items() if is_finite(value)}
+        given = {name: value for name, value in raw_arguments.items() if is_readable(value)}
         try:
             context.userdata.reply = typed_reply(schema, given)
         except ValueError as error:

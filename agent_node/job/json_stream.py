@@ -8,8 +8,8 @@ is given out that a longer input would take back. Rules:
 - Strings come in parts as they arrive; numbers, literals, arrays and objects
   come once, when they are complete: `12` may become `123`.
 - Of a name that comes twice the first value counts.
-- A syntax error ends the reading (BROKEN), and so does a number that is larger
-  than those of JavaScript; what came before it stays. Raw control characters in
+- A syntax error ends the reading (BROKEN), and so does a value that not everybody
+  can read; what came before it stays. Raw control characters in
   strings are let pass, as models write them. What follows the object is ignored.
 """
 
@@ -26,6 +26,8 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 FENCE_WORD_CHARS_MAX = 30
+DEPTH_MAX = 64
+"""Of lists and objects in one another."""
 
 _SPACE = " \t\r\n\ufeff"
 _SPACES = re.compile(f"[{_SPACE}]*")
@@ -331,7 +333,7 @@ class ObjectReader:
             value = from_json("".join(self._raw), allow_inf_nan=False)
         except ValueError:
             value = math.nan
-        if is_finite(value):
+        if is_readable(value):
             self._member(value)
         else:
             self.state = Reading.BROKEN
@@ -343,17 +345,19 @@ class ObjectReader:
             self._pieces.append(Member(self._name, value))
 
 
-def is_finite(value: Any) -> bool:
-    """Whether all numbers of a JSON value are such as everybody can read."""
+def is_readable(value: Any, depth: int = DEPTH_MAX) -> bool:
+    """Whether everybody can read a JSON value: none of its numbers is larger than
+    those of JavaScript, and it is not too deep."""
     match value:
         case int() | float():
             return abs(value) <= sys.float_info.max
         case list():
-            return all(is_finite(each) for each in cast("list[Any]", value))
+            inner = cast("list[Any]", value)
         case dict():
-            return all(is_finite(each) for each in cast("dict[str, Any]", value).values())
+            inner = list(cast("dict[str, Any]", value).values())
         case _:
             return True
+    return depth > 0 and all(is_readable(each, depth - 1) for each in inner)
 
 
 def _after_spaces(text: str, at: int) -> int:

@@ -19,7 +19,8 @@ class SessionControl(Protocol):
 
     def transfer(self, agent_id: str) -> None:
         """Hand the session on to another agent of the tenant, with the
-        history, when the reply in flight is over."""
+        history, when the reply in flight is over. Raises VoxplaneError if
+        that agent has it."""
         ...
 
     def score(self, name: str, value: float) -> None:

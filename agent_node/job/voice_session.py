@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack, suppress
 import aiohttp
 import structlog
 from livekit import api, rtc
-from livekit.agents import NOT_GIVEN, AgentSession, CloseEvent, CloseReason, JobContext
+from livekit.agents import AgentSession, CloseEvent, CloseReason, JobContext
 from livekit.agents.llm import ChatContext, ChatItem, Tool
 from livekit.agents.voice.room_io.types import DEFAULT_CLOSE_ON_DISCONNECT_REASONS
-from livekit.agents.voice.speech_handle import SpeechHandle
 
 from agent_node.job.agent import VoxplaneAgent
 from agent_node.job.conversation import NOT_TRANSFERRED, Conversation, log_target
@@ -25,6 +24,7 @@ from agent_node.job.pipeline import Pipeline
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
 from agent_node.job.reply_events import ReplyEvent
 from agent_node.job.room_frontend import RoomPort
+from agent_node.job.speech import speak
 from agent_node.job.staging import Builder
 from agent_node.job.tracing import Tracing
 from agent_node.job.turn_listener import TurnListener
@@ -45,8 +45,6 @@ GOODBYE_SECONDS_MAX = 15.0
 CLOSE_SECONDS_MAX = 10.0
 """For LiveKit's session, which waits for the tools that run."""
 HANG_UP_SECONDS_MAX = 2.0
-
-SAY = "Say this to the caller, word for word, and nothing else: {text}"
 
 _CLOSED_ROOMS = (rtc.DisconnectReason.ROOM_DELETED, rtc.DisconnectReason.ROOM_CLOSED)
 
@@ -226,7 +224,7 @@ class VoiceCall:
         """The first words of an agent, if it has some; `anyhow` it speaks first."""
         words = pipeline.words
         if words.greeting:
-            self._say(words.greeting)
+            speak(self._live, words.greeting)
         elif words.greeting_instructions:
             self._live.generate_reply(instructions=words.greeting_instructions)
         elif anyhow:
@@ -255,15 +253,6 @@ class VoiceCall:
     def _live(self) -> Session:
         assert self._session is not None
         return self._session
-
-    def _say(self, text: str, *, interruptible: bool = True) -> SpeechHandle:
-        """Say it word for word; a realtime model is asked to."""
-        allow = NOT_GIVEN if interruptible else False
-        assert self._host is not None
-        if self._host.agent.pipeline.realtime is not None:
-            asked = SAY.format(text=text)
-            return self._live.generate_reply(instructions=asked, allow_interruptions=allow)
-        return self._live.say(text, allow_interruptions=allow)
 
     def _end(self, ending: Ending) -> None:
         """See Conversation; the first ending counts, a hurried one is obeyed."""
@@ -313,7 +302,7 @@ class VoiceCall:
         if words := self._host.agent.pipeline.words.goodbye:
             with suppress(TimeoutError, RuntimeError):  # the session may end by itself meanwhile
                 async with asyncio.timeout(GOODBYE_SECONDS_MAX):
-                    await self._say(words, interruptible=False).wait_for_playout()
+                    await speak(self._live, words, interruptible=False).wait_for_playout()
 
     async def _hang_up(self, identity: str) -> None:
         """Take the caller out of the room: the agent has ended the call."""

@@ -23,7 +23,7 @@ from voxplane.tools import SHOW_FIELDS
 from voxplane.v1.agent_config_pb2 import AgentConfig
 
 SECONDS_MAX = 20.0
-UPDATE = "/v1/realtime/session.update"
+UPDATE, CREATE = "/v1/realtime/session.update", "/v1/realtime/response.create"
 
 
 def realtime_config(vendors: Vendors, instructions: str, voice: str = "marin") -> AgentConfig:
@@ -133,6 +133,22 @@ async def test_fields_are_told_as_the_config_in_force_says(call: Call) -> None:
     assert began[0].target.config.frontend_config.rpc_method == "show"
     [done] = [event for event in call.replies if isinstance(event, ReplyDone)]
     assert dict(done.fields) == {"reply": "Hi.", "score": None}
+
+
+async def test_an_announcement_is_said_by_the_model_itself(call: Call) -> None:
+    """A realtime model has no voice beside its own: it is asked to say what comes
+    before a transfer, word for word."""
+    config = realtime_config(call.vendors, "Be kind.")
+    config.session_config.transfers.add(
+        agent_id="sales", description="Sales.", announcement="I put you through."
+    )
+    call.vendors.replies.append(ToolCall("transfer_to_sales"))
+    call.vendors.replies.append(Text("I put you through."))
+    await call.start(config)
+    await call.say("Sales, please.")
+    assert "I put you through." in [m.text_content for m in call.session.history.messages()]
+    asked = [request.body["response"] for request in call.vendors.recorder.of(CREATE)]
+    assert "I put you through." in str(asked[-1].get("instructions"))
 
 
 async def test_a_change_comes_by_a_new_session_of_the_model_with_the_history(call: Call) -> None:

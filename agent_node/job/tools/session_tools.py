@@ -11,6 +11,7 @@ from livekit.agents import FunctionToolsExecutedEvent, RunContext
 from livekit.agents.llm import RawFunctionTool, ToolResult, function_tool
 from livekit.agents.voice import SpeechHandle
 
+from agent_node.job.speech import speak
 from agent_node.job.tools.calls import Calls, ToolFailed
 from agent_node.job.userdata import SessionData
 from voxplane.errors import VoxplaneError
@@ -97,7 +98,7 @@ async def _say(context: Context, text: str) -> None:
     """Say it and wait for its end. A speech of its own may be waited for in a
     tool; the one that the tool belongs to may not."""
     try:
-        handle = context.session.say(text)
+        handle = speak(context.session, text)
     except RuntimeError as error:
         # without a voice, or in a session that closes: the transfer counts
         _log.warning("an announcement was not said", error=type(error).__name__)

@@ -147,12 +147,13 @@ def test_values(text: str, value: Any) -> None:
         '{"a": 1e999}',
         '{"a": [{"b": -1e999}]}',
         '{"a": 1' + "0" * 400 + "}",
+        '{"a": ' + "[" * 100 + "]" * 100 + "}",
         "{",
     ],
 )
 def test_broken_objects(text: str) -> None:
-    """A syntax error ends the reading and is told, and so does a number that no
-    frontend can read."""
+    """A syntax error ends the reading and is told, and so does a value that not
+    every frontend can read."""
     assert read([text])[1] is Reading.BROKEN
 
 

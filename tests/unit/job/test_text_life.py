@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.job.job_world import caller, delivery, offline_config
 from tests.unit.job.text_world import SECONDS_MAX, Running, running
+from voxplane.errors import VoxplaneError
 from voxplane.node.v1.relay_service_pb2 import FollowRefused
 from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
@@ -151,6 +152,17 @@ async def test_an_agent_that_the_node_does_not_have_is_no_transfer() -> None:
         run.session.follow_refused(FollowRefused(agent_id="nobody"))
         await run.until(lambda: len(texts(run)) == 1)
         assert run.link.records[-1].agent_id == "support"
+
+
+async def test_an_agent_cannot_hand_the_session_to_itself() -> None:
+    """The model would say nothing after it, and nobody else would."""
+    async with running(offline_config()) as run:
+        control = run.session.session.userdata.control
+        with pytest.raises(VoxplaneError, match="support has the session already"):
+            control.transfer("support")
+        assert run.link.followed == []
+        control.transfer("sales")
+        assert run.link.followed == ["sales"]
 
 
 async def test_the_memory_of_the_process_is_told() -> None:
