@@ -142,6 +142,7 @@ class Call:
         self.room = room
         self.events: list[Event] = []
         self.identity = ""
+        self.joined = False
         self._hears = hears
         self._callers = callers
         self._happened = asyncio.Event()
@@ -242,7 +243,9 @@ class Call:
         """Enter the room. Raises CallError."""
         about = {"url": LIVEKIT_URL, "token": token, "methods": methods, "topics": topics}
         self.identity = await self._callers.do("join", self.room, **about)
+        self.joined = True
 
     async def hang_up(self) -> None:
         """Leave the room."""
+        self.joined = False
         await self._callers.do("leave", self.room)

@@ -111,6 +111,17 @@ class Stage:
         await node.start()
         await node.logged("registered worker", times + 1, READY_SECONDS_MAX)
 
+    async def mend(self) -> None:
+        """Start again what a test has left dead. Raises ProgramError."""
+        starts = {
+            self.livekit: self.start_livekit,
+            self.control: self.start_control,
+            self.node: self.start_node,
+        }
+        for program, start in starts.items():
+            if not program.running:
+                await start()
+
     async def metric(self, name: str, **labels: str) -> float:
         """A figure of the first node, as Prometheus reads it; 0 if it has none of that kind."""
         async with self._http["metrics"].get("http://node/metrics", raise_for_status=True) as answer:

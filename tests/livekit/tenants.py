@@ -43,6 +43,7 @@ class Tenant:
         self.nodes = nodes_grpc.NodeServiceStub(stage.channel)
         self.sessions = sessions_grpc.SessionServiceStub(stage.channel)
         self._rooms = itertools.count(1)
+        self._calls: list[Call] = []
         for name in KEYS:
             self.keys[name] = key = f"{tenant_id}-{name}-key-of-a-test"
             (stage.secrets / f"{tenant_id}-{name}").write_text(key)
@@ -109,7 +110,15 @@ class Tenant:
 
     def line(self) -> Call:
         """A call to a room of its own, which is not joined."""
-        return self.stage.callers.call(f"{self.tenant_id}-{next(self._rooms)}", self.hears)
+        call = self.stage.callers.call(f"{self.tenant_id}-{next(self._rooms)}", self.hears)
+        self._calls.append(call)
+        return call
+
+    async def hang_up(self) -> None:
+        """End all calls that have not ended."""
+        for call in self._calls:
+            if call.joined:
+                await call.hang_up()
 
     def ticket(
         self, call: Call, agent_id: str, *, user: str = "", variables: Mapping[str, str] | None = None

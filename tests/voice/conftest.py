@@ -27,16 +27,30 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         yield running
 
 
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def mended(stage: Stage) -> None:
+    """All of the stage runs, whatever the test before has left."""
+    await stage.mend()
+
+
 @pytest.fixture(scope="session")
 def numbers() -> itertools.count[int]:
     """Numbers of tenants."""
     return itertools.count(1)
 
 
-@pytest.fixture
-def new_tenant(stage: Stage, numbers: itertools.count[int]) -> NewTenant:
-    """Makes tenants."""
-    return lambda: Tenant(stage, f"tenant-{next(numbers)}")
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_tenant(stage: Stage, numbers: itertools.count[int]) -> AsyncIterator[NewTenant]:
+    """Makes tenants; in the end their callers hang up."""
+    tenants: list[Tenant] = []
+
+    def make() -> Tenant:
+        tenants.append(Tenant(stage, f"tenant-{next(numbers)}"))
+        return tenants[-1]
+
+    yield make
+    for tenant in tenants:
+        await tenant.hang_up()
 
 
 @pytest.fixture

@@ -119,7 +119,6 @@ async def test_a_node_that_is_to_stop_lets_its_call_finish(tenant: Tenant) -> No
         assert ended.outcome == session_pb2.SESSION_OUTCOME_CALLER_LEFT
     finally:
         await stage.node.kill_if_running()
-        await stage.start_node()
 
 
 async def test_a_call_outlives_a_restart_of_livekits_server(tenant: Tenant) -> None:
