@@ -171,7 +171,9 @@ class TextSession:
         await self._introduce(pipeline)
 
     async def take(self, text: str) -> None:
-        """One turn: what the user wrote, and the reply to its end."""
+        """One turn: what the user wrote, and the reply to its end. It waits
+        while the outbox is full: who does not read is not answered."""
+        await self._outbox.room()
         self._conversation.heard()
         await self._say(lambda: self.session.generate_reply(user_input=text, input_modality="text"))
 

@@ -13,9 +13,15 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent_node.job.outbox import Outbox
+from agent_node.job.staging import Builder
+from agent_node.job.text_session import TextSession
+from agent_node.providers import new_context
 from tests.unit.job.job_world import SPOKEN_FIELDS, caller, delivery, offline_config
-from tests.unit.job.text_world import SECONDS_MAX, running
+from tests.unit.job.text_world import SECONDS_MAX, Link, running
+from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, reason_of, violations_of
+from voxplane.node.v1.relay_service_pb2 import ChatResponse
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig
@@ -193,6 +199,25 @@ async def test_a_schema_without_spoken_fields_is_shown_in_silence() -> None:
         assert run.of("text_delta") == run.of("error") == []
         await run.change(2, offline_config("mark-2"))
         assert marks((await run.say("and now?")).turn.text) == {"mark-2"}
+
+
+async def test_a_user_who_does_not_read_is_not_answered() -> None:
+    """Fields and ends of turns do not pile up: the next turn waits for room."""
+    schema = {"fields": [{"field_name": "score", "field_type": "integer"}]}
+    outbox: Outbox[ChatResponse] = Outbox(bound=3)
+    builder = Builder(caller(), new_context())
+    clock = VirtualClock()
+    session = TextSession(caller(), builder, clock, outbox=outbox, link=Link())
+    session.deliver(delivery(1, offline_config(schema_config=schema)))
+    await session.start()
+    await asyncio.wait_for(session.take("one"), SECONDS_MAX)
+    second = asyncio.create_task(session.take("two"))
+    await clock.settle()
+    assert session.session.current_speech is None
+    reader = aiter(outbox)
+    assert (await anext(reader)).HasField("opened")
+    await asyncio.wait_for(second, SECONDS_MAX)
+    await session.aclose()
 
 
 async def test_200_changes_in_one_session() -> None:
