@@ -252,6 +252,12 @@ class Conversation:
         self._link.count(error=TRANSFER)
         self._kept(agent_id)
 
+    def stuck(self) -> None:
+        """The agent that was to go on has not begun: nobody answers any more."""
+        _log.error("the next agent did not begin")
+        self._link.count(error=TRANSFER)
+        self._end(Ending(session_pb2.SESSION_OUTCOME_FAILED, "the next agent did not begin", now=True))
+
     async def aclose(self) -> None:
         """The session is over: close what it held, and send what is left of
         its traces."""

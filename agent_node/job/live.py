@@ -31,6 +31,7 @@ FALSE_INTERRUPTION_SECONDS = 2.0
 HEARING_SECONDS = 2.0
 """What a transcript may take after the end of speech, beside the endpointing."""
 HANDOFF = "the handoff"
+HANDOFF_SECONDS_MAX = 30.0
 
 Session = AgentSession[SessionData]
 TurnDetection = Literal["stt", "vad", "realtime_llm", "manual"]
@@ -87,7 +88,8 @@ class LiveHost:
     """Switches an agent and its session, or the session's agent.
 
     `on_transfer` is called when another agent of the tenant has taken the
-    session over.
+    session over, `on_stuck` when an agent that was to begin has not within
+    `handoff_seconds`: nobody answers the caller then.
     """
 
     def __init__(
@@ -98,12 +100,16 @@ class LiveHost:
         *,
         hears: bool,
         on_transfer: Callable[[Pipeline], None],
+        on_stuck: Callable[[], None],
+        handoff_seconds: float,
     ) -> None:
         self._session = session
         self._agent = agent
         self._swap = swap
         self._hears = hears
         self._on_transfer = on_transfer
+        self._on_stuck = on_stuck
+        self._handoff_seconds = handoff_seconds
         self._settled = asyncio.Event()
         self._settled.set()
 
@@ -142,6 +148,8 @@ class LiveHost:
         held.callback(self._swap.reply_ended, HANDOFF)
         self._settled.clear()
         held.callback(self._settled.set)
+        stuck = asyncio.get_running_loop().call_later(self._handoff_seconds, self._on_stuck)
+        held.callback(stuck.cancel)
         self._agent = self._agent.successor(pipeline, held.close)
         self._session.update_agent(self._agent)
 
@@ -159,6 +167,8 @@ def follow(
     *,
     hears: bool = False,
     on_transfer: Callable[[Pipeline], None] = lambda pipeline: None,
+    on_stuck: Callable[[], None] = lambda: None,
+    handoff_seconds: float = HANDOFF_SECONDS_MAX,
 ) -> LiveHost:
     """Let a session that has been started take its changes from `swap`; see
     LiveHost.
@@ -184,7 +194,15 @@ def follow(
     session.on("speech_created", on_speech)  # pyright: ignore[reportUnknownMemberType]
     session.on("user_state_changed", on_user_state)  # pyright: ignore[reportUnknownMemberType]
     swap.user_speaks(session.user_state == "speaking")
-    host = LiveHost(session, agent, swap, hears=hears, on_transfer=on_transfer)
+    host = LiveHost(
+        session,
+        agent,
+        swap,
+        hears=hears,
+        on_transfer=on_transfer,
+        on_stuck=on_stuck,
+        handoff_seconds=handoff_seconds,
+    )
     host.fit_output()
     swap.drive(host)
     return host

@@ -167,7 +167,13 @@ class TextSession:
         )
         self._outbox.put(ChatResponse(opened=opened))
         self._conversation.began(session, target)
-        self._host = follow(session, agent, self._swap, on_transfer=self._on_transfer)
+        self._host = follow(
+            session,
+            agent,
+            self._swap,
+            on_transfer=self._on_transfer,
+            on_stuck=self._conversation.stuck,
+        )
         await self._introduce(pipeline)
 
     async def take(self, text: str) -> None:

@@ -149,7 +149,14 @@ class VoiceCall:
         await session.start(agent, room=self._ctx.room, record=False)  # pyright: ignore[reportUnknownMemberType]
         conversation.began(session, pipeline.target)
         self._open_frontend(session, pipeline)
-        self._host = follow(session, agent, conversation.swap, hears=True, on_transfer=self._on_transfer)
+        self._host = follow(
+            session,
+            agent,
+            conversation.swap,
+            hears=True,
+            on_transfer=self._on_transfer,
+            on_stuck=conversation.stuck,
+        )
         if self._recalled:
             self._resume()
         else:

@@ -37,6 +37,7 @@ from voxplane.v1.agent_config_pb2 import AgentConfig, TurnConfig
 from voxplane.v1.config_sync_service_pb2 import BundleStatus
 
 SECONDS_MAX = 20.0
+HANDOFF_SECONDS = 2.0
 
 
 class Ear(AudioOutput):
@@ -169,7 +170,10 @@ class Call:
 
 @asynccontextmanager
 async def call(
-    config: AgentConfig, builder: PipelineBuilder | None = None, kind: type[LookingUp] = LookingUp
+    config: AgentConfig,
+    builder: PipelineBuilder | None = None,
+    kind: type[LookingUp] = LookingUp,
+    on_stuck: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Call]:
     """A session with a mouth, that has started with the config at revision 1."""
     reports: list[BundleStatus] = []
@@ -191,7 +195,7 @@ async def call(
     ear = session.output.audio = Ear()
     agent = kind(pipeline, replies.append)
     await session.start(agent, record=False)
-    host = follow(session, agent, swap)
+    host = follow(session, agent, swap, on_stuck=on_stuck, handoff_seconds=HANDOFF_SECONDS)
     try:
         yield Call(session, agent, swap, host, ear, replies, reports, news)
     finally:
@@ -278,6 +282,21 @@ async def test_a_successor_that_does_not_take_the_history_has_the_session_all_th
         assert await run.say("And you?") == "I am two."
         run.swap.deliver(delivery(8, offline_config("three"), agent="sales"))
         await run.reported(8, sync_pb2.CONFIG_PHASE_APPLIED)
+
+
+async def test_an_agent_that_does_not_begin_is_told() -> None:
+    """A session whose next agent cannot start would be silent for ever."""
+    stuck = asyncio.Event()
+
+    class Cold(ScriptedLLM):
+        def prewarm(self, *arguments: Any) -> None:
+            raise ConnectionError("there is no way")
+
+    models = {"one": ScriptedLLM("one"), "two": Cold("two")}
+    async with call(offline_config("one"), ScriptedBuilder(models), on_stuck=stuck.set) as run:
+        run.swap.deliver(delivery(7, offline_config("two"), agent="sales"))
+        await run.reported(7, sync_pb2.CONFIG_PHASE_APPLIED)
+        await asyncio.wait_for(stuck.wait(), SECONDS_MAX)
 
 
 async def test_the_voice_changes_between_replies() -> None:
