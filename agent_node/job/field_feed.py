@@ -28,7 +28,7 @@ from enum import Enum
 
 from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
-from agent_node.job.agent import (
+from agent_node.job.reply_events import (
     ReplyBegan,
     ReplyCut,
     ReplyDone,

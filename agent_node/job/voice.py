@@ -46,5 +46,5 @@ async def entrypoint(ctx: JobContext) -> None:
         await voice_session.run_call(ctx, caller_of(ctx.job.metadata, ctx.job.id))
     except (VoxplaneError, RelayClosedError, TimeoutError) as error:
         why = error.reason_name if isinstance(error, VoxplaneError) else str(error) or type(error).__name__
-        _log.error("the call cannot start", session_id=ctx.job.id, reason=why)
+        _log.error("the call cannot start", job_id=ctx.job.id, reason=why)
         ctx.shutdown(reason=f"the call cannot start: {why}")

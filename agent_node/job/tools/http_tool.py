@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema.protocols import Validator
@@ -42,7 +42,7 @@ class _Endpoint:
     tool: HttpTool
     url: ToolUrl
     validator: Validator
-    secret_headers: Mapping[str, str]
+    secret_headers: Mapping[str, str] = field(repr=False)
     seconds: float
 
     def request(self, arguments: Mapping[str, Any]) -> HttpRequest:
