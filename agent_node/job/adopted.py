@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 from livekit.agents import JobContext
+from livekit.agents.llm import Tool
 
 from agent_node.job import voice_session
 from agent_node.job.relay_client import RELAY_SOCKET_ENV, RelayClosedError
@@ -34,8 +35,11 @@ async def run_call(
     user: str = "",
     alias: str = "",
     variables: Mapping[str, str] | None = None,
+    tools: Sequence[Tool] = (),
 ) -> bool:
-    """Have the call answered by an agent of the control plane.
+    """Have the call answered by an agent of the control plane. `tools` are
+    functions of the worker's own that the model may call beside the config's;
+    they find the session's SessionData in their context.
 
     True when the agent has begun; the job then ends with the session. False,
     with the reason in the log, if it cannot begin: there is no node or no such
@@ -46,7 +50,7 @@ async def run_call(
     try:
         caller = caller_of(_metadata(tenant, agent, user, alias, variables), ctx.job.id)
         await _find_node()
-        await voice_session.run_call(ctx, caller)
+        await voice_session.run_call(ctx, caller, tools=tools)
     except (VoxplaneError, RelayClosedError, TimeoutError, OSError) as error:
         why = error.message if isinstance(error, VoxplaneError) else str(error) or type(error).__name__
         _log.error("voxplane does not take the call", tenant_id=tenant, agent=agent, reason=why)

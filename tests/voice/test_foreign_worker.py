@@ -16,7 +16,7 @@ from tests.livekit.inside import LIVEKIT_URL
 from tests.livekit.program import Program
 from tests.livekit.stage import API_KEY, API_SECRET, Stage
 from tests.livekit.tenants import FIELDS_METHOD, TOPICS, Tenant
-from tests.vendors import Fields
+from tests.vendors import Fields, ToolCall
 from tests.voice.examiner import CHAT, examiner
 from voxplane.v1 import session_pb2
 
@@ -67,14 +67,20 @@ async def answered(tenant: Tenant) -> Call:
 
 
 async def test_a_call_in_somebody_else_s_worker_is_like_any_other(stage: Stage, worker: Program) -> None:
-    """It is answered by the control plane's agent, takes a change at its next turn, brings the
-    fields by RPC, and is on record; its job ends with it."""
+    """It is answered by the control plane's agent, may call the worker's own tools, takes a change
+    at its next turn, brings the fields by RPC, and is on record; its job ends with it."""
     tenant = Tenant(stage, "demo")
     await tenant.create(examiner(tenant), AGENT)
     call = await answered(tenant)
     await stage.vendors.answer(Fields({"answer": "Welcome."}), key=tenant.keys["openai"])
     assert (await call.turn("good morning")).text == "Welcome."
     assert call.of("rpc")
+
+    told = ToolCall("meaning", {"word": "fluent"}), Fields({"answer": "It is easy speech."})
+    await stage.vendors.answer(*told, key=tenant.keys["openai"])
+    assert (await call.turn("what is fluent")).text == "It is easy speech."
+    asked = (await stage.vendors.requests(CHAT, key=tenant.keys["openai"]))[-1].body["messages"]
+    assert [each["content"] for each in asked if each["role"] == "tool"] == ["able to speak easily"]
 
     config = examiner(tenant, "You examine strictly.")
     changed = await tenant.update(config, "prompt_config.instructions", agent_id=AGENT)
@@ -83,8 +89,8 @@ async def test_a_call_in_somebody_else_s_worker_is_like_any_other(stage: Stage, 
     assert (await call.turn("i am ready")).text == "And now?"
     asked = (await stage.vendors.requests(CHAT, key=tenant.keys["openai"]))[-1].body["messages"]
     assert asked[0]["content"].strip() == "You examine strictly."
-    turns = await tenant.turns(session.session_id, 2)
-    assert [turn.version for turn in turns] == [1, changed.version.number]
+    turns = await tenant.turns(session.session_id, 3)
+    assert [turn.version for turn in turns] == [1, 1, changed.version.number]
 
     began = time.monotonic()
     await call.hang_up()
