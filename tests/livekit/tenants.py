@@ -25,7 +25,7 @@ AGENT = "interviewer"
 FIELDS_METHOD = "voxplane.fields"
 TOPICS = ["lk.transcription", FIELDS_METHOD]
 ENDPOINTING_SECONDS = 0.1
-SESSION_SECONDS_MAX = 20.0
+SESSION_SECONDS_MAX = 40.0
 CONVERGENCE_SECONDS_MAX = 40
 KEYS = ("deepgram", "openai", "voice", "langfuse_public", "langfuse_secret")
 

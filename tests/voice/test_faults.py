@@ -63,6 +63,7 @@ async def test_a_job_that_is_killed_is_replaced_and_remembers(tenant: Tenant) ->
     after = await tenant.session(session.session_id)
     assert after.replacements == 1
     assert await stage.metric("voxplane_node_calls_healed_total", by="here") == healed + 1
+    assert len(stage.node.entries("call healed", session_id=session.session_id)) == 1
     assert {identity for reply in shown(call.of("rpc")).values() for identity in reply.sessions} == {
         session.session_id
     }
@@ -77,8 +78,12 @@ async def test_calls_go_on_without_the_control_plane(tenant: Tenant, long_mode: 
     call = await tenant.call()
     session = await tenant.session()
     await say(tenant, call, "good morning", "Welcome to the exam.")
+    lost = len(stage.node.entries("stream ended"))
     await stage.control.kill()
     gone = time.monotonic()
+    await stage.node.logged("stream ended", lost + 1)
+    await stage.counts(0, "voxplane_node_connected")
+    await stage.counts(0, "voxplane_node_reports_connected")
     await say(tenant, call, "are you there", "Of course I am.")
     other = await tenant.call()
     await say(tenant, other, "good evening", "Welcome in the evening.")
@@ -87,6 +92,8 @@ async def test_calls_go_on_without_the_control_plane(tenant: Tenant, long_mode: 
     await call.silence(until=gone + outage)
     await say(tenant, call, "and now", "I am still here.")
     await stage.start_control()
+    await stage.counts(1, "voxplane_node_connected")
+    await stage.counts(1, "voxplane_node_reports_connected")
 
     config = examiner(tenant, "You have changed.")
     await tenant.update(config, "prompt_config.instructions")
@@ -141,6 +148,7 @@ async def test_a_call_outlives_a_restart_of_livekits_server(tenant: Tenant) -> N
     await call.hang_up()
 
     await stage.node.logged("registered worker", registered + 1)
+    await stage.counts(1, "voxplane_node_livekit_registered")
     another = await tenant.call()
     await say(tenant, another, "good evening", "Welcome in the evening.")
     await another.hang_up()
