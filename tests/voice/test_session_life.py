@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 
 import pytest
 
 from tests.livekit.tenants import FIELDS_METHOD, TOPICS, Tenant
 from tests.vendors import Fields, ToolCall
-from tests.voice.examiner import SPEECH, assert_in_voice, examiner
+from tests.voice.examiner import CHAT, SPEECH, assert_in_voice, examiner
 from voxplane.tools import END_SESSION
 from voxplane.v1 import session_pb2
 from voxplane.v1 import session_service_pb2 as sessions_pb2
@@ -91,6 +93,52 @@ async def test_a_caller_who_is_back_finds_the_tools_of_the_agent(tenant: Tenant)
     ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
     assert ended.outcome == session_pb2.SESSION_OUTCOME_AGENT_ENDED
     await call.wait("disconnected", 2, since=since)
+    await call.hang_up()
+
+
+async def test_a_call_that_is_handed_on_stays_with_the_other_agent(tenant: Tenant) -> None:
+    """The announcement in the first voice, the greeting in the second, and one
+    history; a process that takes the call over goes on with the second agent."""
+    vendors, key = tenant.stage.vendors, tenant.keys["openai"]
+    sales = examiner(tenant, "You sell.")
+    sales.session_config.greeting = "This is the sales desk."
+    sales.tts_config.voice = "ballad"
+    await tenant.create(sales, "sales")
+    desk = examiner(tenant)
+    desk.session_config.transfers.add(agent_id="sales", description="Sales.", announcement="One moment.")
+    await tenant.create(desk)
+    call = await tenant.call()
+    session = await tenant.session()
+
+    await vendors.answer(ToolCall("transfer_to_sales"), key=key)
+    since = len(call.events)
+    await call.speak("i want to buy something")
+    await call.wait("transcript", since=since, speaker="agent", final=True, text="This is the sales desk.")
+    await call.wait("speech_heard", since=since)
+    spoken = await vendors.requests(SPEECH, key=tenant.keys["voice"])
+    assert [(request.body["voice"], request.body["input"]) for request in spoken] == [
+        ("alloy", "One moment."),
+        ("ballad", "This is the sales desk."),
+    ]
+
+    since = len(call.events)
+    os.kill(tenant.stage.node.entries("session attached")[-1]["pid"], signal.SIGKILL)
+    await call.wait("participant_connected", since=since)
+    await call.agent("listening", since=since)
+    await vendors.answer(Fields({"answer": "Certainly."}), key=key)
+    reply = await call.turn("are you still there")
+    assert_in_voice(reply.heard.pitches, "ballad")
+    asked = (await vendors.requests(CHAT, key=key))[-1]
+    messages = [(each["role"], each.get("content", "").strip()) for each in asked.body["messages"]]
+    assert [text for role, text in messages if role == "system"] == ["You sell."]
+    assert [(role, text) for role, text in messages if role in ("user", "assistant") and text] == [
+        ("user", "i want to buy something"),
+        ("assistant", "One moment."),
+        ("assistant", "This is the sales desk."),
+        ("user", "are you still there"),
+    ]
+    ended = await tenant.session(session.session_id)
+    assert (ended.agent_id, ended.replacements) == ("sales", 1)
     await call.hang_up()
 
 
