@@ -28,6 +28,9 @@ SMOOTHING_SECONDS = 2.5
 AGAIN_FREE = 0.95
 """The part of the bound under which a busy machine takes calls again."""
 NEARLY_FULL = 0.99
+LIVEKIT_FULL = 0.7
+"""The load from which LiveKit's server offers a worker no more jobs, whatever
+the worker's status says: `agents.target_load` of its config, at its default."""
 RETRY_SECONDS = 5.0
 
 ReadCpu = Callable[[], Awaitable[float]]
@@ -87,10 +90,11 @@ class LoadMeter:
         return Load(min(sessions, 1.0), 1.0 if self._hot else cpu)
 
     def told(self) -> float:
-        """What LiveKit is told. While a place is kept for a call that was
-        interrupted, a full node must be offered that call."""
+        """What LiveKit is told, where LIVEKIT_FULL is full. While a place is
+        kept for a call that was interrupted, a full node must be offered that
+        call."""
         value = self.load().value
-        return min(value, NEARLY_FULL) if self._slots.kept else value
+        return LIVEKIT_FULL * (min(value, NEARLY_FULL) if self._slots.kept else value)
 
 
 async def measure(meter: LoadMeter, read: ReadCpu, clock: Clock) -> None:

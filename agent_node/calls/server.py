@@ -21,10 +21,9 @@ from livekit.agents.utils.aio import ChanClosed
 from livekit.protocol import agent
 
 from agent_node.calls.gate import AGENT_NAME, Gate
-from agent_node.calls.load import LoadMeter
+from agent_node.calls.load import LIVEKIT_FULL, LoadMeter
 from agent_node.job import voice
 
-FULL = 1.0
 SHUTDOWN_SECONDS_MAX = 8.0
 """For a job to end when it is told to, before it is killed."""
 MEMORY_WARN_SHARE = 0.8
@@ -59,7 +58,7 @@ class CallServer(AgentServer):
             job_executor_type=JobExecutorType.PROCESS,
             host="127.0.0.1",
             port=0,
-            load_threshold=FULL,
+            load_threshold=LIVEKIT_FULL,
             load_fnc=meter.told,
             num_idle_processes=idle,
             preload_modules=list(voice.PRELOADED_MODULES),
@@ -87,7 +86,7 @@ class CallServer(AgentServer):
 
     def tells_otherwise(self, load: float) -> bool:
         """Whether LiveKit was last told the contrary of a load: full or not."""
-        return (load >= FULL) != (self._previous_status == agent.WorkerStatus.WS_FULL)
+        return (load >= LIVEKIT_FULL) != (self._previous_status == agent.WorkerStatus.WS_FULL)
 
     async def tell_load(self) -> None:
         """Tell LiveKit the load at once, and not with the next beat."""

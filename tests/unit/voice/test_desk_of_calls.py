@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from agent_node.relay import SessionDesk
@@ -87,6 +85,6 @@ async def test_a_call_with_too_many_commands_is_not_told(at: Desk) -> None:
     seat = at.call()
     for number in range(COMMANDS_MAX):
         at.desk.command(end_command("s1", f"c{number}"))
-    with pytest.raises(asyncio.QueueFull):
+    while not seat.commands.full():
         seat.commands.put_nowait(end_command())
     assert at.desk.end_all("the node is stopping") == 0

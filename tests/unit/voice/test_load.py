@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_node.calls.load import CALL_CORES, YOUNG_SECONDS, LoadMeter, measure
+from agent_node.calls.load import CALL_CORES, LIVEKIT_FULL, YOUNG_SECONDS, LoadMeter, measure
 from agent_node.calls.slots import Slot, Slots
 from tests.virtual_clock import VirtualClock
 
@@ -53,7 +53,7 @@ async def test_a_node_with_all_its_calls_is_full() -> None:
     world = World(slots_max=3)
     world.call(3)
     await world.use(0.0)
-    assert world.meter.told() == 1.0
+    assert world.meter.told() == LIVEKIT_FULL
 
 
 async def test_a_short_peak_does_not_make_a_node_full() -> None:
@@ -94,9 +94,9 @@ async def test_a_kept_place_keeps_the_door_open() -> None:
     """A full node is still offered the call that it has to take over."""
     world = World(slots_max=1)
     await world.use(1.0)
-    assert world.meter.told() == 1
+    assert world.meter.told() == LIVEKIT_FULL
     world.slots.keep("acme", "s")
-    assert world.meter.told() < 1
+    assert world.meter.told() < LIVEKIT_FULL
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.integers(0, 10))
@@ -110,7 +110,7 @@ async def test_the_load_is_a_share(samples: list[float], calls: int) -> None:
         load = world.meter.load()
         assert 0 <= load.value <= 1
         assert min(samples) - 1e-9 <= world.meter.cpu <= max(samples) + 1e-9
-    assert calls < 10 or world.meter.told() == 1
+    assert calls < 10 or world.meter.told() == LIVEKIT_FULL
 
 
 async def test_a_measurement_that_fails_is_not_the_end_of_measuring() -> None:
