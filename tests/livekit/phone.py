@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +17,8 @@ from tests.livekit.speech import SAMPLE_RATE
 EAR_RATE = 24_000
 FRAME_MS = 10
 STATS_SECONDS = 0.1
-MICROPHONE_QUEUE_MS = 60
+SPEECH_MS_MAX = 30_000
+SILENCE_SECONDS_AHEAD = 0.04
 TRANSCRIPTION = "lk.transcription"
 AGENT_STATE = "lk.agent.state"
 ANSWERED = "ok"
@@ -28,33 +28,33 @@ Tell = Callable[..., None]
 
 
 class Microphone:
-    """Sends frames all the time: speech where there is some, else silence."""
+    """Sends frames all the time: speech where there is some, else silence.
+
+    Speech is handed over whole, so that a process that is held up makes no
+    pause in it, which would be heard as the end of an utterance.
+    """
 
     def __init__(self) -> None:
-        self.source = rtc.AudioSource(SAMPLE_RATE, 1, queue_size_ms=MICROPHONE_QUEUE_MS)
-        self._samples = SAMPLE_RATE * FRAME_MS // 1000
-        self._frames: deque[bytes] = deque()
-        self._said = asyncio.Event()
-        self._said.set()
+        self.source = rtc.AudioSource(SAMPLE_RATE, 1, queue_size_ms=SPEECH_MS_MAX)
+        self._speaking = asyncio.Lock()
 
     async def speak(self, pcm: bytes) -> tuple[float, float]:
-        """Say it after what is being said; when its first and last frames were sent."""
-        await self._said.wait()
-        began = time.monotonic()
-        size = self._samples * 2
-        self._said.clear()
-        self._frames.extend(pcm[i : i + size].ljust(size, b"\0") for i in range(0, len(pcm), size))
-        await self._said.wait()
-        return began, time.monotonic()
+        """Say it after what is being said; when its first and last samples were sent."""
+        async with self._speaking:
+            began = time.monotonic() + self.source.queued_duration
+            await self.source.capture_frame(rtc.AudioFrame(pcm, SAMPLE_RATE, 1, len(pcm) // 2))
+            await self.source.wait_for_playout()
+            return began, time.monotonic()
 
     async def run(self) -> None:
         """Send until cancelled."""
-        silence = bytes(self._samples * 2)
+        samples = SAMPLE_RATE * FRAME_MS // 1000
+        silence = rtc.AudioFrame(bytes(samples * 2), SAMPLE_RATE, 1, samples)
         while True:
-            data = self._frames.popleft() if self._frames else silence
-            await self.source.capture_frame(rtc.AudioFrame(data, SAMPLE_RATE, 1, self._samples))
-            if not self._frames:
-                self._said.set()
+            async with self._speaking:
+                while self.source.queued_duration < SILENCE_SECONDS_AHEAD:
+                    await self.source.capture_frame(silence)
+            await asyncio.sleep(FRAME_MS / 1000)
 
 
 class Phone:

@@ -154,4 +154,4 @@ async def test_a_caller_who_hangs_up_ends_the_session_at_once(tenant: Tenant) ->
         await call.hang_up()
         ended = await tenant.session(session.session_id, state=session_pb2.SESSION_STATE_ENDED)
     assert ended.outcome == session_pb2.SESSION_OUTCOME_CALLER_LEFT
-    await tenant.stage.counts(0, "voxplane_node_calls")
+    await tenant.stage.node.logged("session detached", session_id=session.session_id)
