@@ -189,8 +189,10 @@ class Node:
 
     async def ask(self, caller: CallerContext) -> None:
         """Whether a call may begin; see calls.Permission."""
+        self.desk.check_open(caller)
         await self._board.ready(agent_name(caller.tenant_id, caller.agent_id))
-        self._admission.check(caller)
+        if not self.desk.is_interrupted(caller):  # else it was let in long ago
+            self._admission.check(caller)
 
     def knows_all(self, tenant_id: TenantId) -> bool:
         """Whether an agent that the node does not know does not exist."""

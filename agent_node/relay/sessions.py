@@ -5,8 +5,9 @@
 - A call whose process is gone before it has ended is an orphan: what it left is
   kept for ORPHAN_SECONDS_MAX, and `orphans` tells whoever can start another
   process for it. That one is given the legacy, and the session goes on, at most
-  REPLACEMENTS_MAX times. Otherwise, and if it is given up, it has FAILED. A
-  session that has failed so does not come back.
+  REPLACEMENTS_MAX times. Otherwise, and if it is given up, it has FAILED.
+- A session that has failed, or that was ended while it had no process, does not
+  come back: a process that comes for it then is refused.
 - A text session ends with its process.
 - The records of a session rise over processes, also if its id is used again,
   here or on another node: a process that continues none begins at the time, in
@@ -45,7 +46,7 @@ ORPHANS_MAX = 1_000
 """Orphans that wait to be looked at."""
 COMMANDS_MAX = 100
 """That a session has still to answer."""
-GIVEN_UP_MAX = 10_000
+OVER_MAX = 10_000
 """Sessions that are known not to come back; of more the oldest are forgotten."""
 JOBS_KNOWN_MAX = 10_000
 """Jobs that have been here; of more the oldest are forgotten."""
@@ -124,7 +125,7 @@ class SessionDesk:
         self._teller = teller
         self._held: dict[SessionId, HeldSession] = {}
         self._seats: dict[SessionId, Seat] = {}
-        self._given_up: dict[SessionId, None] = {}
+        self._over: dict[SessionId, None] = {}
         self._jobs: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._draining = False
@@ -154,8 +155,19 @@ class SessionDesk:
 
     def waits(self, orphan: Orphan) -> bool:
         """Whether an orphan still waits for a process."""
-        held = self._held.get(id_of(orphan.caller))
+        return self.is_interrupted(orphan.caller)
+
+    def is_interrupted(self, caller: relay_pb2.CallerContext) -> bool:
+        """Whether the caller's session waits for a process."""
+        held = self._held.get(id_of(caller))
         return held is not None and held.due is not None
+
+    def check_open(self, caller: relay_pb2.CallerContext) -> None:
+        """Raises VoxplaneError SESSION_ENDED if the caller's session is known
+        not to come back."""
+        key = id_of(caller)
+        if key in self._over:
+            raise _ended(key)
 
     def attached(self, job_id: str) -> bool:
         """Whether one of LiveKit's jobs has ever been here."""
@@ -163,11 +175,10 @@ class SessionDesk:
 
     def attach(self, hello: relay_pb2.JobHello) -> Seat:
         """A process has a session from now on. Raises VoxplaneError
-        INVALID_REQUEST if another one has it, SESSION_ENDED if it was given
-        up. A session without an id is known to nobody."""
+        INVALID_REQUEST if another one has it, SESSION_ENDED if it does not come
+        back. A session without an id is known to nobody."""
         key = id_of(hello.caller)
-        if key in self._given_up:
-            raise _ended(key)
+        self.check_open(hello.caller)
         held = self._held.get(key)
         if held is not None and (held.due is None or not held.may_go_to(hello)):
             raise VoxplaneError(
@@ -346,12 +357,13 @@ class SessionDesk:
 
     def _fail(self, held: HeldSession, reason: str) -> None:
         _log.error("session failed", **_names(held), reason=reason)
-        self._given_up[held.id] = None
-        if len(self._given_up) > GIVEN_UP_MAX:
-            del self._given_up[next(iter(self._given_up))]
         self._end(held, session_pb2.SESSION_OUTCOME_FAILED, reason)
 
     def _end(self, held: HeldSession, outcome: session_pb2.SessionOutcome, reason: str) -> None:
+        """End a session that has no process."""
+        self._over[held.id] = None
+        if len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
         record = held.over(outcome, reason, self._clock.time())
         self.tally.end(outcome)
         self._teller.report(session_service_pb2.SessionReport(session=record))

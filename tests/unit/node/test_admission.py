@@ -13,8 +13,11 @@ import pytest
 import structlog
 from grpc_status import rpc_status
 
+from agent_node.daemon import Node
 from agent_node.relay import Admission, Board, Stager, TextPool, bind, claim
-from agent_node.upstream import Snapshot
+from agent_node.settings import load_settings
+from agent_node.upstream import DiskCache, Snapshot
+from agent_node.upstream.cache import Cached
 from tests.unit.node.samples import Ages, relay_service, snapshot
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError, reason_of
@@ -22,6 +25,7 @@ from voxplane.names import TenantId, agent_name
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import error_reason_pb2 as reason_pb2
+from voxplane.v1 import session_pb2
 
 ACME = TenantId("acme")
 A = agent_name("acme", "a")
@@ -181,3 +185,25 @@ async def test_a_call_that_was_let_in_is_not_asked_again(tmp_path: Path) -> None
             assert (await asyncio.wait_for(call.read(), 10)).bundle.revision.number == 1
             call.cancel()
     assert not [entry for entry in logs if entry["event"] == "call on a stale config"]
+
+
+@pytest.fixture
+async def stale_node(tmp_path: Path) -> Node:
+    """A node that has had no word since it began, whose agent then refuses new calls."""
+    settings = load_settings({"data_dir": tmp_path, "server": "127.0.0.1:1"})
+    made = agent("refuse")
+    DiskCache(settings.cache_folder).write(Cached(made, Snapshot(made.tenant_id, made.revision, {}, {})))
+    return Node(settings, lambda config: None)
+
+
+async def test_a_call_that_is_interrupted_comes_back_also_on_a_stale_node(stale_node: Node) -> None:
+    """It has begun long ago; only new calls are refused, and one that is over does not come back."""
+    with pytest.raises(VoxplaneError, match="no word from the control plane"):
+        await stale_node.ask(CALLER)
+    hello = relay_pb2.JobHello(caller=CALLER, pid=1, kind=session_pb2.SESSION_KIND_VOICE)
+    stale_node.desk.attach(hello).leave(orderly=False)
+    await stale_node.ask(CALLER)
+    stale_node.desk.give_up(stale_node.desk.orphans.get_nowait(), "nobody came")
+    with pytest.raises(VoxplaneError) as refused:
+        await stale_node.ask(CALLER)
+    assert refused.value.reason_name == "SESSION_ENDED"

@@ -431,6 +431,21 @@ def test_an_orphan_can_be_ended(at: Desk) -> None:
     assert not at.desk.waits(orphan)
 
 
+@pytest.mark.parametrize("end", ["by an operator", "by the node"])
+def test_an_orphan_that_is_over_does_not_come_back(at: Desk, end: str) -> None:
+    """The process that was to take it over may have been on its way already."""
+    at.call().leave(orderly=False)
+    if end == "by an operator":
+        at.desk.command(end_command())
+    else:
+        at.desk.drain()
+    assert at.last().state == ENDED
+    with pytest.raises(VoxplaneError) as refused:
+        at.desk.attach(hello(job_id="job 2"))
+    assert refused.value.reason_name == "SESSION_ENDED"
+    assert len(at.told.reports) == 2
+
+
 def test_commands_that_nobody_answers_are_bounded(at: Desk) -> None:
     """A session that hangs does not fill the node."""
     at.call()
