@@ -99,7 +99,7 @@ class Gate:
         self._announce = announce
         self._unlaunched = unlaunched
         self._changed = changed
-        self._awaited: dict[tuple[str, str], asyncio.Event] = {}
+        self._awaited: dict[tuple[str, str], asyncio.Future[str]] = {}
         self._dispatches: OrderedDict[str, str] = OrderedDict()
         self.draining = False
         self.accepted = 0
@@ -135,8 +135,9 @@ class Gate:
         if len(self._dispatches) > DISPATCHES_KEPT:
             self._dispatches.popitem(last=False)
         log.info("call accepted", job_id=job.id, room=job.room.name)
-        if (awaited := self._awaited.get((caller.tenant_id, caller.session_id))) is not None:
-            awaited.set()
+        awaited = self._awaited.get((caller.tenant_id, caller.session_id))
+        if awaited is not None and not awaited.done():
+            awaited.set_result(job.dispatch_id)
 
     async def decide(self, job_id: str, metadata: str) -> VoiceRequest:
         """Take a slot for a job. Raises Refused, and then there is none."""
@@ -175,15 +176,16 @@ class Gate:
         self.draining = True
         self._changed()
 
-    def keep(self, caller: CallerContext) -> asyncio.Event:
-        """Keep a place for the job that takes a session over; the event is set
-        when it has come to this node."""
+    def keep(self, caller: CallerContext) -> asyncio.Future[str]:
+        """Keep a place for the job that takes a session over; the result is its
+        dispatch, when it has come to this node."""
         self._slots.keep(caller.tenant_id, caller.session_id)
-        arrived = self._awaited[caller.tenant_id, caller.session_id] = asyncio.Event()
+        arrived: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._awaited[caller.tenant_id, caller.session_id] = arrived
         self._changed()
         return arrived
 
-    def give_up(self, caller: CallerContext, arrived: asyncio.Event) -> None:
+    def give_up(self, caller: CallerContext, arrived: asyncio.Future[str]) -> None:
         """Keep the place no longer, whether the job has come or not."""
         key = (caller.tenant_id, caller.session_id)
         if self._awaited.get(key) is arrived:

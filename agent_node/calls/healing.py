@@ -8,6 +8,8 @@ for, with the session's id.
   such a job pass. If it has not come in time, for any node, where the session
   goes on with an empty history.
 - Before every try the session must still wait, and the caller be there.
+- A dispatch that is not needed any more is deleted, so that no other node goes
+  on with a session that has ended or is here.
 - A job that was accepted and whose process died before the relay knew of it has
   left nothing, but its caller waits as well.
 """
@@ -146,23 +148,28 @@ class Healer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _heal(self, lost: Lost, arrived: asyncio.Event) -> None:
+    async def _heal(self, lost: Lost, arrived: asyncio.Future[str]) -> None:
         outcome, why = Outcome.NOBODY, "healing broke"
         began = self._clock.monotonic()
+        asked = list(filter(None, [self._dispatch_of(lost.job_id)]))
         try:
             async with self._free:
                 self._kill(lost.job_id)
-                outcome, why = await self._bring_back(lost, arrived)
+                outcome, why = await self._bring_back(lost, arrived, asked)
+                if outcome is not Outcome.ELSEWHERE:
+                    await self._forget(lost.room, asked, arrived.result() if arrived.done() else "")
         except Exception as error:
             _log.error("healing broke", error=type(error).__name__, **_names(lost))
         finally:
             self._gate.give_up(lost.caller, arrived)
         self._end(lost, outcome, why, seconds=round(self._clock.monotonic() - began, 3))
 
-    async def _bring_back(self, lost: Lost, arrived: asyncio.Event) -> tuple[Outcome, str]:
+    async def _bring_back(
+        self, lost: Lost, arrived: asyncio.Future[str], asked: list[str]
+    ) -> tuple[Outcome, str]:
+        """`asked` are the call's dispatches that may still be there."""
         why = ""
         dead = {lost.agent}
-        dispatch_id = self._dispatch_of(lost.job_id)
         for number in range(TRIES_MAX):
             try:
                 people = await self._rooms.people(lost.room)
@@ -175,9 +182,9 @@ class Healer:
                 here = number == 0
                 wanted = VoiceRequest(lost.caller, self._node_id if here else "")
                 await self._tell()
-                before = dispatch_id
-                dispatch_id = await self._rooms.dispatch(lost.room, AGENT_NAME, metadata_of(wanted))
-                await self._forget(lost.room, before)
+                made = await self._rooms.dispatch(lost.room, AGENT_NAME, metadata_of(wanted))
+                asked.append(made)
+                await self._forget(lost.room, asked, arrived.result() if arrived.done() else made)
                 if (outcome := await self._taken(lost, arrived, dead, anywhere=not here)) is not None:
                     return outcome, why
                 why = "no node has taken the call"
@@ -186,9 +193,11 @@ class Healer:
                 await self._clock.sleep(POLL_SECONDS)
         return Outcome.NOBODY, why
 
-    def _settled(self, lost: Lost, arrived: asyncio.Event, people: People, dead: set[str]) -> Outcome | None:
+    def _settled(
+        self, lost: Lost, arrived: asyncio.Future[str], people: People, dead: set[str]
+    ) -> Outcome | None:
         """What became of the call by now; None if an agent is still wanted."""
-        if arrived.is_set():
+        if arrived.done():
             return Outcome.HERE
         if lost.orphan is not None and not self._desk.waits(lost.orphan):
             return Outcome.OVER
@@ -196,21 +205,22 @@ class Healer:
             return Outcome.LEFT
         return Outcome.ELSEWHERE if people.holders(lost.caller.session_id) - dead else None
 
-    async def _forget(self, room: str, dispatch_id: str) -> None:
-        """Delete a dispatch whose job is dead or that nobody has taken, which
-        also ends a job that takes it too late."""
-        if dispatch_id:
+    async def _forget(self, room: str, asked: list[str], but: str) -> None:
+        """Delete dispatches, but for one: their jobs are dead, or nobody has
+        taken them. It also ends a job that takes one of them too late."""
+        for dispatch_id in [each for each in asked if each != but]:
             with suppress(RoomsError):
                 await self._rooms.delete_dispatch(room, dispatch_id)
+                asked.remove(dispatch_id)
 
     async def _taken(
-        self, lost: Lost, arrived: asyncio.Event, dead: set[str], *, anywhere: bool
+        self, lost: Lost, arrived: asyncio.Future[str], dead: set[str], *, anywhere: bool
     ) -> Outcome | None:
         """Wait until the call was taken; None if nobody has come."""
         ends = self._clock.monotonic() + (ANYWHERE_SECONDS_MAX if anywhere else HERE_SECONDS_MAX)
         while (left := ends - self._clock.monotonic()) > 0:
             await self._arrives(arrived, min(left, POLL_SECONDS))
-            if arrived.is_set():
+            if arrived.done():
                 return Outcome.HERE
             if anywhere:
                 people = await self._rooms.people(lost.room)
@@ -218,13 +228,11 @@ class Healer:
                     return outcome
         return None
 
-    async def _arrives(self, arrived: asyncio.Event, seconds: float) -> None:
-        waiting = asyncio.create_task(arrived.wait())
+    async def _arrives(self, arrived: asyncio.Future[str], seconds: float) -> None:
         limit = asyncio.create_task(self._clock.sleep(seconds))
         try:
-            await asyncio.wait({waiting, limit}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({arrived, limit}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            waiting.cancel()
             limit.cancel()
 
     def _end(self, lost: Lost, outcome: Outcome, why: str, seconds: float = 0.0) -> None:

@@ -81,7 +81,9 @@ class CallWorld:
     def _announce(self, room: str, data: bytes, *, final: bool) -> None:
         self.told.append((room, json.loads(data), final))
 
-    async def offer(self, job_id: str, job_metadata: str, *, assigned: Exception | None = None) -> Answers:
+    async def offer(
+        self, job_id: str, job_metadata: str, *, assigned: Exception | None = None, dispatch_id: str = ""
+    ) -> Answers:
         """LiveKit offers a job, and assigns it or fails."""
         answers = Answers()
 
@@ -93,7 +95,7 @@ class CallWorld:
             if assigned is not None:
                 raise assigned
 
-        job = agent.Job(id=job_id, metadata=job_metadata, dispatch_id=f"AD_{job_id}")
+        job = agent.Job(id=job_id, metadata=job_metadata, dispatch_id=dispatch_id or f"AD_{job_id}")
         job.room.CopyFrom(models.Room(name="room-1"))
         await self.gate.answer(JobRequest(job=job, on_reject=on_reject, on_accept=on_accept))
         return answers
@@ -143,6 +145,7 @@ class FakeRooms:
         made = Dispatch(f"AD_new{len(self.dispatches)}", request_of(metadata, "job-new"))
         self.dispatches.append(made)
         self.on_dispatch(made)
+        await asyncio.sleep(0)  # the server may offer it before it answers
         return made.id
 
     async def delete_dispatch(self, room: str, dispatch_id: str) -> None:

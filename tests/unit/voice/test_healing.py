@@ -53,7 +53,11 @@ class HealingWorld(CallWorld):
     def take_here(self, dispatch: Dispatch) -> None:
         """LiveKit offers each dispatch to this node."""
         request = dispatch.wanted
-        job = self.offer("job-2", metadata(session=request.caller.session_id, node=request.node))
+        job = self.offer(
+            "job-2",
+            metadata(session=request.caller.session_id, node=request.node),
+            dispatch_id=dispatch.id,
+        )
         self.offers.add(asyncio.create_task(job))
 
 
@@ -158,6 +162,38 @@ async def test_a_session_that_ended_meanwhile_is_left_alone() -> None:
     assert world.rooms.dispatches == []
     assert world.rooms.removed == [DEAD]
     assert world.healer.outcomes == {Outcome.OVER: 1}
+
+
+@pytest.mark.parametrize("end", [Outcome.OVER, Outcome.LEFT, Outcome.NOBODY])
+async def test_what_was_asked_for_is_taken_back_when_nobody_is_wanted_any_more(end: Outcome) -> None:
+    """A node that takes the call late would go on with a session that is over."""
+    world = HealingWorld()
+    async with world.dies():
+        await world.clock.advance(3)
+        assert [each.wanted.node for each in world.rooms.dispatches] == ["n-1", ""]
+        world.desk.waiting = end is not Outcome.OVER
+        world.rooms.callers = int(end is not Outcome.LEFT)
+        await world.clock.advance(60)
+    assert world.healer.outcomes == {end: 1}
+    assert set(world.rooms.deleted) == {"AD_job-1", *(each.id for each in world.rooms.dispatches)}
+
+
+async def test_a_job_that_comes_while_another_is_asked_for_is_the_only_one() -> None:
+    """It is not ended for the sake of the other, which is taken back."""
+    world = HealingWorld()
+
+    async def take_first() -> None:
+        await world.offer("job-2", metadata(session="s-1", node="n-1"), dispatch_id="AD_new0")
+
+    def come_late(dispatch: Dispatch) -> None:
+        if not dispatch.wanted.node:
+            world.offers.add(asyncio.create_task(take_first()))
+
+    world.rooms.on_dispatch = come_late
+    async with world.dies():
+        await world.clock.advance(10)
+    assert world.healer.outcomes == {Outcome.HERE: 1}
+    assert world.rooms.deleted == ["AD_job-1", "AD_new1"]
 
 
 async def test_a_call_that_never_began_is_healed_but_not_for_ever() -> None:
