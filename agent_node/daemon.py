@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -271,6 +272,27 @@ class Node:
             yield
 
 
+@contextmanager
+def _own(folder: Path) -> Generator[None]:
+    """Own the node's folder for the block: another node would take the sessions
+    that run on this one for its own, and end them. Raises ConfigurationError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigurationError(f"data_dir: {folder} cannot be used: {error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"data_dir: another node uses {folder}; each needs its own") from error
+        except OSError as error:  # a file system that has no locks
+            _log.warning("data_dir cannot be locked", folder=str(folder), reason=str(error))
+        yield
+    finally:
+        os.close(lock)
+
+
 def _open_cache(folder: Path) -> DiskCache:
     try:
         return DiskCache(folder)
@@ -315,7 +337,7 @@ async def run_node(
     """Run a node until it is asked to stop, or its voice worker ends. Raises
     SocketTaken and ConfigurationError. `stopping` is called when calls have
     drained."""
-    with claim(settings.socket):
+    with claim(settings.socket), _own(settings.folder):
         node = Node(settings, check)
         async with node.running():
             worker = asyncio.create_task(voice(node, stop)) if voice else None

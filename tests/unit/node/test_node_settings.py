@@ -163,3 +163,22 @@ async def test_a_worker_that_fails_ends_the_node(tmp_path: Path) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await run_node(settings, lambda config: None, voice, Stop())
     assert caught.group_contains(RuntimeError, match="LiveKit")
+
+
+async def test_a_data_folder_is_one_nodes(tmp_path: Path) -> None:
+    """Another with a socket of its own is turned away: it would take the sessions of the first for its own,
+    and have them ended."""
+    shared = {"data_dir": tmp_path / "data", "server": "127.0.0.1:1", "max_text_sessions": 0}
+    stop, begun = Stop(), asyncio.Event()
+
+    async def voice(node: Node, stopping: Stop) -> None:
+        begun.set()
+        await stopping.asked.wait()
+
+    running = asyncio.create_task(run_node(load_settings(shared), lambda config: None, voice, stop))
+    await asyncio.wait_for(begun.wait(), 10)
+    second = load_settings(shared | {"node_id": "second", "node_socket": tmp_path / "second.sock"})
+    with pytest.raises(ConfigurationError, match="data_dir: another node"):
+        await asyncio.wait_for(run_node(second, lambda config: None, voice, stop), 10)
+    stop.ask()
+    await asyncio.wait_for(running, 10)
