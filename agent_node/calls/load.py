@@ -84,7 +84,7 @@ class LoadMeter:
         """The load now."""
         now = self._clock.monotonic()
         young = sum(now - slot.since < YOUNG_SECONDS for slot in self._slots)
-        cpu = (self._smooth + young * CALL_CORES / self._cores) / self._cpu_max
+        cpu = min(self._smooth + young * CALL_CORES / self._cores, 1.0) / self._cpu_max
         self._hot = cpu >= (AGAIN_FREE if self._hot else 1.0)
         sessions = len(self._slots) / self._slots.slots_max
         return Load(min(sessions, 1.0), 1.0 if self._hot else cpu)

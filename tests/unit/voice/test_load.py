@@ -18,10 +18,10 @@ CPU_MAX = 0.7
 class World:
     """A meter, with slots and a clock."""
 
-    def __init__(self, slots_max: int = 10, cores: float = 2.0) -> None:
+    def __init__(self, slots_max: int = 10, cores: float = 2.0, cpu_max: float = CPU_MAX) -> None:
         self.clock = VirtualClock()
         self.slots = Slots(slots_max)
-        self.meter = LoadMeter(self.slots, self.clock, cpu_max=CPU_MAX, cores=cores)
+        self.meter = LoadMeter(self.slots, self.clock, cpu_max=cpu_max, cores=cores)
 
     def call(self, count: int = 1) -> None:
         """Calls come, now."""
@@ -88,6 +88,14 @@ async def test_callers_who_come_all_at_once_count_before_they_cost() -> None:
     assert world.meter.load().cpu == 1
     await world.use(0.0, seconds=YOUNG_SECONDS + 1)
     assert world.meter.load().cpu == pytest.approx(0)
+
+
+async def test_a_bound_above_one_is_none() -> None:
+    """The processors cannot be used more than whole, however many calls are young."""
+    world = World(slots_max=100, cpu_max=1.5)
+    world.call(50)
+    await world.use(1.0, seconds=YOUNG_SECONDS - 1)
+    assert world.meter.load().cpu < 1
 
 
 async def test_a_kept_place_keeps_the_door_open() -> None:
