@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
+from uuid import uuid4
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ class Vendors:
         self._receiver = TraceReceiver() if socket is not None else None
         self._held = AsyncExitStack()
         app = web.Application()
+        app.on_response_prepare.append(_identify)
         app.add_routes(openai.routes(self.recorder, self._plan))
         app.add_routes(realtime.routes(self.recorder, self._plan))
         app.add_routes(deepgram.routes(self.recorder, self._plan))
@@ -82,3 +84,8 @@ class Vendors:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._held.aclose()
+
+
+async def _identify(request: web.Request, response: web.StreamResponse) -> None:
+    """Answers have an id, as the vendors' own have, which are looked for in their support."""
+    response.headers.setdefault("x-request-id", f"req_{uuid4().hex}")
