@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the metrics are an extra of the node
 RELAY_SOCKET_ENV = "VOXPLANE_RELAY_SOCKET"
 NODE_ID_ENV = "VOXPLANE_NODE_ID"
 LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
+LOG_LEVEL_ENV = "VOXPLANE_LOG_LEVEL"
 LIVEKIT_ENV = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 RELAY_GRACE_SECONDS = 0.5
 RELAY_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -303,17 +304,22 @@ def _open_cache(folder: Path) -> DiskCache:
 def _text_pool(settings: NodeSettings, clock: Clock, jitter: Callable[[], float]) -> TextPool:
     return TextPool(
         (sys.executable, "-m", settings.text_job_module),
-        {
-            RELAY_SOCKET_ENV: str(settings.socket),
-            NODE_ID_ENV: settings.node_id,
-            LOG_FORMAT_ENV: settings.log_format,
-            **secrets_environment(settings),
-        },
+        {RELAY_SOCKET_ENV: str(settings.socket), **jobs_environment(settings)},
         idle=settings.idle_jobs if settings.max_text_sessions else 0,
         sessions_max=settings.max_text_sessions,
         clock=clock,
         jitter=jitter,
     )
+
+
+def jobs_environment(settings: NodeSettings) -> dict[str, str]:
+    """What all jobs are told of the node's settings."""
+    return {
+        NODE_ID_ENV: settings.node_id,
+        LOG_FORMAT_ENV: settings.log_format,
+        LOG_LEVEL_ENV: settings.log_level,
+        **secrets_environment(settings),
+    }
 
 
 def secrets_environment(settings: NodeSettings) -> dict[str, str]:
@@ -424,13 +430,7 @@ async def serve(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
-    os.environ.update(  # for checks here, and for voice jobs
-        {
-            NODE_ID_ENV: settings.node_id,
-            LOG_FORMAT_ENV: settings.log_format,
-            **secrets_environment(settings),
-        }
-    )
+    os.environ.update(jobs_environment(settings))  # for checks here, and for voice jobs
     stopped = asyncio.create_task(_bound_stop(stop, settings.drain_seconds + CALLS_STOP_SECONDS_MAX))
     try:
         await run_node(

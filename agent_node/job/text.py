@@ -20,12 +20,12 @@ import structlog
 
 from agent_node.job import staging
 from agent_node.job.conversation import log_target
-from agent_node.job.library_logs import quieten_libraries
+from agent_node.job.job_logs import NODE_ID_ENV, configure_job_logs
 from agent_node.job.outbox import Outbox
 from agent_node.job.relay_client import Attachment, RelayClosedError, relay_channel
 from agent_node.job.text_session import TextSession
 from agent_node.job.tracing import Tracing
-from agent_node.logs import LogFormat, bind_session, configure_logs
+from agent_node.logs import bind_session
 from agent_node.providers import new_context, warm_providers
 from voxplane.clock import SystemClock
 from voxplane.errors import VoxplaneError, to_status
@@ -34,8 +34,6 @@ from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import session_pb2
 from voxplane.v1.agent_config_pb2 import AgentConfig, LlmConfig
 
-NODE_ID_ENV = "VOXPLANE_NODE_ID"
-LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 INPUTS_MAX = 16
 
 ServeCall = grpc.aio.StreamStreamCall[relay_pb2.ServeTextRequest, relay_pb2.ServeTextResponse]
@@ -46,9 +44,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def main() -> None:
     """Run one session."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_format: LogFormat = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
-    configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
-    quieten_libraries()
+    configure_job_logs()
     _warm_up()
     asyncio.run(_run())
     logging.shutdown()

@@ -7,8 +7,6 @@ metadata. The main process' side is agent_node.calls.
 
 from __future__ import annotations
 
-import os
-
 import structlog
 from livekit.agents import JobContext, JobProcess
 
@@ -16,14 +14,11 @@ from livekit.agents import JobContext, JobProcess
 import agent_node.providers as _providers
 from agent_node.job import voice_session
 from agent_node.job.fork_server import die_with_parent
-from agent_node.job.library_logs import quieten_libraries
+from agent_node.job.job_logs import configure_job_logs
 from agent_node.job.relay_client import RelayClosedError
 from agent_node.job.voice_request import caller_of
-from agent_node.logs import configure_logs
 from voxplane.errors import VoxplaneError
 
-NODE_ID_ENV = "VOXPLANE_NODE_ID"
-LOG_FORMAT_ENV = "VOXPLANE_LOG_FORMAT"
 PRELOADED_MODULES = ("agent_node.job.fork_server", _providers.__name__, "agent_node.job.voice")
 """What the fork server imports for all jobs; the first is for itself."""
 
@@ -33,9 +28,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def prepare(process: JobProcess) -> None:
     """Make an idle job process ready for its call."""
     die_with_parent()
-    log_format = "console" if os.environ.get(LOG_FORMAT_ENV) == "console" else "json"
-    configure_logs(log_format, os.environ.get(NODE_ID_ENV, ""))
-    quieten_libraries()
+    configure_job_logs()
     _providers.warm_providers()
     _providers.warm_vad()
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 from typing import Any
 
+from agent_node.daemon import jobs_environment
+from agent_node.settings import load_settings
+
 PREPARED = """
 import asyncio, logging, threading
 import structlog
-from agent_node.job.library_logs import quieten_libraries
-from agent_node.logs import bind_session, configure_logs
+from agent_node.job.job_logs import configure_job_logs
+from agent_node.logs import bind_session
 
-configure_logs("json", "n-1")
-quieten_libraries()
+configure_job_logs()
 ours = structlog.stdlib.get_logger("agent_node.job.sample")
 theirs = logging.getLogger("livekit.agents")
 SAID = "my card is " + str(4241 + 1)
@@ -30,14 +33,16 @@ SESSION = {
 }
 
 
-def lines_of(program: str) -> list[dict[str, Any]]:
-    """The lines that a process writes."""
+def lines_of(program: str, **settings: object) -> list[dict[str, Any]]:
+    """The lines that a process of a node with these settings writes."""
+    of_node = jobs_environment(load_settings({"node_id": "n-1", **settings}))
     done = subprocess.run(
         [sys.executable, "-c", f"{PREPARED}SESSION = {SESSION!r}\n{textwrap.dedent(program)}"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
+        env={**os.environ, **of_node},
     )
     return [json.loads(line) for line in done.stderr.splitlines()]
 
@@ -72,6 +77,18 @@ def test_every_line_of_a_job_says_whose_it_is() -> None:
     for line in lines:
         assert line | SESSION == line
         assert line["node_id"] == "n-1"
+
+
+def test_a_job_says_as_much_as_its_node() -> None:
+    """The node's log_level is that of its jobs too."""
+    program = """
+        ours.debug("one")
+        ours.info("two")
+        ours.error("three")
+        """
+    assert [line["event"] for line in lines_of(program)] == ["two", "three"]
+    assert [line["event"] for line in lines_of(program, log_level="error")] == ["three"]
+    assert [line["event"] for line in lines_of(program, log_level="debug")] == ["one", "two", "three"]
 
 
 def test_what_a_line_says_itself_wins() -> None:
