@@ -292,32 +292,38 @@ class CallWorker:
                 task.cancel()
 
     def _job_ended(self, end: JobEnd) -> None:
-        self.gate.ended(end.job_id)
+        held = self.gate.ended(end.job_id) is not None
         self.ends["ok" if end.exit_code == 0 else "died"] += 1
         if end.exit_code == 0 or self.gate.draining:
             return
         with suppress(VoxplaneError):
-            caller = caller_of(end.metadata, end.job_id)
+            lost = Lost(caller_of(end.metadata, end.job_id), end.room, end.job_id)
             _log.error(
                 "the process of a call died",
                 exit_code=end.exit_code,
                 job_id=end.job_id,
-                tenant_id=caller.tenant_id,
-                agent=caller.agent_id,
-                session_id=caller.session_id,
+                tenant_id=lost.caller.tenant_id,
+                agent=lost.caller.agent_id,
+                session_id=lost.caller.session_id,
             )
-        self._spawn(self._look_after(end))
-
-    async def _look_after(self, end: JobEnd) -> None:
-        """Heal what the desk has never known."""
-        await self._clock.sleep(ATTACH_GRACE_SECONDS)
-        if self._healer is not None and not self._desk.attached(end.job_id):
-            with suppress(VoxplaneError):
-                self._healer.unbegun(Lost(caller_of(end.metadata, end.job_id), end.room, end.job_id))
+            # without a slot the healer was here first, and keeps the place itself
+            self._spawn(self._look_after(lost, self.gate.keep(lost.caller) if held else None))
 
     def _unlaunched(self, request: JobRequest) -> None:
         job = request.job
-        self._spawn(self._look_after(JobEnd(job.id, job.room.name, job.metadata, None)))
+        with suppress(VoxplaneError):
+            lost = Lost(caller_of(job.metadata, job.id), job.room.name, job.id)
+            self._spawn(self._look_after(lost, self.gate.keep(lost.caller)))
+
+    async def _look_after(self, lost: Lost, kept: asyncio.Future[str] | None) -> None:
+        """Heal what the desk has never known, in the place that is kept for it;
+        the rest is the desk's affair."""
+        await self._clock.sleep(ATTACH_GRACE_SECONDS)
+        came = kept is not None and kept.done()
+        if self._healer is not None and not came and not self._desk.attached(lost.job_id):
+            self._healer.unbegun(lost)
+        if kept is not None:
+            self.gate.give_up(lost.caller, kept)
 
     def _announce(self, room: str, data: bytes, *, final: bool) -> None:
         if self._announcer is not None:

@@ -210,6 +210,22 @@ async def test_livekit_hears_at_once_that_the_node_is_full(
 
 
 @pytest.mark.parametrize("endpoint", [True], indirect=True)
+async def test_nobody_takes_the_place_of_a_call_that_is_to_be_healed(
+    endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
+) -> None:
+    """Not even before it is known whether the relay has the call: the node would hold more than it may."""
+    async with running(endpoint, socket, replace(SETTINGS, sessions_max=1)) as made:
+        await offered(endpoint.offer(metadata(session="s-1"), "job-1"))
+        hello = await asyncio.wait_for(relay.attached.get(), STEP_SECONDS_MAX)
+        os.kill(hello.pid, signal.SIGKILL)
+        await until(lambda: bool(made.worker.ends))
+        assert not (await offered(endpoint.offer(metadata(), "job-2"))).available
+        assert (await offered(endpoint.offer(metadata(session="s-1"), "job-3"))).available
+        assert made.worker.gate.refusals == {"NODE_FULL": 1}
+        assert (len(made.worker.slots), made.worker.slots.kept) == (1, 0)
+
+
+@pytest.mark.parametrize("endpoint", [True], indirect=True)
 async def test_a_worker_that_does_not_close_is_closed_by_force(
     endpoint: AgentEndpoint, relay: RecordingRelay, socket: Path
 ) -> None:
