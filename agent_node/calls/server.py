@@ -19,6 +19,7 @@ from livekit.agents.ipc.proc_pool import ProcPool
 from livekit.agents.ipc.supervised_proc import SupervisedProc
 from livekit.agents.utils.aio import ChanClosed
 from livekit.protocol import agent
+from typing_extensions import override
 
 from agent_node.calls.gate import AGENT_NAME, Gate
 from agent_node.calls.load import LIVEKIT_FULL, LoadMeter
@@ -106,13 +107,16 @@ class CallServer(AgentServer):
         for executor in self.pool.processes if self.pool else ():
             _kill(executor)
 
+    @override  # pyright tells if LiveKit has it no more
     async def _invoke_load_fnc(self) -> float:
         # not in a thread: those of the loop may all be taken, and the server waits for an answer
         return self._told()
 
+    @override
     def _is_available(self) -> bool:
         return True  # the gate refuses, and says why
 
+    @override
     def _get_effective_load(self) -> float:
         return self._worker_load  # it counts what was accepted and does not run yet
 
