@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -109,11 +110,26 @@ class HeldSession:
         if command.WhichOneof("action") == "pin_version" and status.code == code_pb2.OK:
             self.pins = (command,) if command.pin_version else ()
 
+    def told(self, record: session_pb2.Session) -> None:
+        """How the session stands. A pin ends with the agent that was pinned."""
+        before, self.record = self.record, record
+        if before is not None and before.agent_id != record.agent_id:
+            self.pins = tuple(pin for pin in self.pins if pin.pin_version == record.pinned_version)
+
+    def orders(self) -> Iterator[session_service_pb2.SessionCommand]:
+        """The commands that a process that takes over is to be given."""
+        if self._is_of_its_agent():
+            yield from self.pins
+        yield from self.unanswered.values()
+
     def legacy(self) -> relay_pb2.SessionLegacy | None:
         """What its process has left; None if the session had not begun."""
         if self.record is None:
             return None
-        return relay_pb2.SessionLegacy(session=self.record, memory=self.memory.whole())
+        legacy = relay_pb2.SessionLegacy(session=self.record, memory=self.memory.whole())
+        if not self._is_of_its_agent():
+            legacy.session.pinned_version = 0
+        return legacy
 
     def over(self, outcome: session_pb2.SessionOutcome, reason: str, now: float) -> session_pb2.Session:
         """Its record from now on, as one that has ended. `now` is in seconds
@@ -126,6 +142,11 @@ class HeldSession:
         record.sequence += 1
         self.record = record
         return record
+
+    def _is_of_its_agent(self) -> bool:
+        """Whether the record is of the agent that a process would go on as: the
+        session may have been about to go to another."""
+        return self.record is None or self.record.agent_id == self.hello.caller.agent_id
 
     def _unbegun(self) -> session_pb2.Session:
         caller = self.hello.caller

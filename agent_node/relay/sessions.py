@@ -46,6 +46,8 @@ ORPHANS_MAX = 1_000
 """Orphans that wait to be looked at."""
 COMMANDS_MAX = 100
 """That a session has still to answer."""
+QUEUED_MAX = COMMANDS_MAX + 2
+"""With the session's pin, and what the node itself wants of it."""
 OVER_MAX = 10_000
 """Sessions that are known not to come back; of more the oldest are forgotten."""
 JOBS_KNOWN_MAX = 10_000
@@ -95,7 +97,7 @@ class Seat:
 
     def __init__(self, desk: SessionDesk, held: HeldSession, legacy: relay_pb2.SessionLegacy | None) -> None:
         self.legacy = legacy
-        self.commands: asyncio.Queue[SessionCommand] = asyncio.Queue(COMMANDS_MAX + 1)
+        self.commands: asyncio.Queue[SessionCommand] = asyncio.Queue(QUEUED_MAX)
         self._desk = desk
         self._held = held
 
@@ -194,7 +196,7 @@ class SessionDesk:
         held.base = 0 if seat.legacy else int(self._clock.time() * 1e3)
         if held.returns:
             _log.info("session taken over", **_names(held), pid=hello.pid, replacements=held.returns)
-            for command in (*held.pins, *held.unanswered.values()):
+            for command in held.orders():
                 seat.commands.put_nowait(command)
         if key.session_id:
             self._held[key], self._seats[key] = held, seat
@@ -327,7 +329,7 @@ class SessionDesk:
             return
         if held.ended and session.state != session_pb2.SESSION_STATE_ENDED:
             return
-        held.record = session
+        held.told(session)
         for turn in report.turns:
             self.tally.turn(turn)
         self._teller.report(report)

@@ -420,6 +420,50 @@ def test_a_process_that_takes_over_is_pinned_as_the_one_before(at: Desk) -> None
     assert at.desk.attach(hello("s1")).commands.empty()
 
 
+def test_a_pin_is_of_the_agent_that_had_the_session_then(at: Desk) -> None:
+    """A process that goes on as another agent is not given a version of the first, whether that one had
+    handed the session over already or was about to."""
+    seat = at.call()
+    at.desk.command(pin_command(4))
+    answer(seat, "p4")
+    tell(seat, report(session(sequence=2, pinned_version=4)))
+    seat.follows("b")
+    seat.leave(orderly=False)
+    again = at.desk.attach(hello("s1", caller=relay_pb2.CallerContext(agent_id="b")))
+    assert again.commands.empty()
+    assert again.legacy is not None
+    assert (again.legacy.session.agent_id, again.legacy.session.pinned_version) == ("a", 0)
+    tell(again, report(session(sequence=3, agent_id="b")))
+    again.leave(orderly=False)
+    assert at.desk.attach(hello("s1", caller=relay_pb2.CallerContext(agent_id="b"))).commands.empty()
+
+
+def test_a_pin_of_the_new_agent_counts_though_it_is_answered_before_the_record(at: Desk) -> None:
+    """The record that says who has the session may come behind the answer."""
+    seat = at.call()
+    seat.follows("b")
+    at.desk.command(pin_command(4))
+    answer(seat, "p4")
+    tell(seat, report(session(sequence=2, agent_id="b", pinned_version=4)))
+    seat.leave(orderly=False)
+    again = at.desk.attach(hello("s1", caller=relay_pb2.CallerContext(agent_id="b")))
+    assert again.commands.get_nowait().pin_version == 4
+
+
+def test_what_the_node_wants_of_a_session_that_answers_nothing_breaks_nothing(at: Desk) -> None:
+    """A session may have its pin, a goodbye, and all commands that it has still to answer."""
+    seat = at.call()
+    at.desk.command(pin_command(4))
+    answer(seat, "p4")
+    seat.leave(orderly=False)
+    at.desk.attach(hello())
+    assert at.desk.end_all("the node is stopping") == 1
+    at.reasons()
+    for number in range(COMMANDS_MAX + 1):
+        at.desk.command(trace_command(command_id=f"c{number}"))
+    assert at.reasons() == [(f"c{COMMANDS_MAX}", "LIMIT_REACHED")]
+
+
 def test_an_orphan_can_be_ended(at: Desk) -> None:
     """EndSession does not wait for a process that is not there."""
     at.call().leave(orderly=False)
