@@ -168,24 +168,24 @@ class Healer:
         self, lost: Lost, arrived: asyncio.Future[str], asked: list[str]
     ) -> tuple[Outcome, str]:
         """`asked` are the call's dispatches that may still be there."""
-        why = ""
+        why, here = "", True
         dead = {lost.agent}
-        for number in range(TRIES_MAX):
+        for _ in range(TRIES_MAX):
             try:
                 people = await self._rooms.people(lost.room)
-                if number == 0:
+                if here and not arrived.done():
                     dead |= people.holders(lost.caller.session_id)
                 for identity in dead:
                     await self._rooms.remove(lost.room, identity)
                 if (outcome := self._settled(lost, arrived, people, dead)) is not None:
                     return outcome, why
-                here = number == 0
                 wanted = VoiceRequest(lost.caller, self._node_id if here else "")
                 await self._tell()
                 made = await self._rooms.dispatch(lost.room, AGENT_NAME, metadata_of(wanted))
                 asked.append(made)
                 await self._forget(lost.room, asked, arrived.result() if arrived.done() else made)
-                if (outcome := await self._taken(lost, arrived, dead, anywhere=not here)) is not None:
+                anywhere, here = not here, False
+                if (outcome := await self._taken(lost, arrived, dead, anywhere=anywhere)) is not None:
                     return outcome, why
                 why = "no node has taken the call"
             except RoomsError as error:

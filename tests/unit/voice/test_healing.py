@@ -134,13 +134,14 @@ async def test_an_agent_of_another_session_is_no_help() -> None:
 
 @pytest.mark.parametrize("failures", [1, 2, 3])
 async def test_a_server_that_is_away_for_a_moment_is_asked_again(failures: int) -> None:
-    """The place is kept meanwhile."""
+    """The place is kept meanwhile, and the first dispatch is for this node still."""
     world = HealingWorld()
     world.rooms.on_dispatch = world.take_here
     world.rooms.failures = failures
     async with world.dies():
         await world.clock.advance(5)
     assert world.healer.outcomes == {Outcome.HERE: 1}
+    assert [each.wanted.node for each in world.rooms.dispatches] == ["n-1"]
 
 
 async def test_a_server_that_stays_away_is_given_up() -> None:
