@@ -69,9 +69,9 @@ class Desk(HealingDesk, Protocol):
         """Whether a job has ever been known here, so that its death is the desk's affair."""
         ...
 
-    def end_all(self, reason: str, *, now: bool = False) -> int:
-        """Tell the calls that run to end, after a last word unless it is to be
-        at once; how many they are."""
+    def end_all(self, reason: str) -> int:
+        """Tell the calls that run to end, after a last word; how many they
+        are."""
         ...
 
 
@@ -94,11 +94,6 @@ class CallSettings:
     drain_seconds: float = DRAIN_SECONDS_MAX
     goodbye_seconds: float = GOODBYE_SECONDS_MAX
     close_seconds: float = CLOSE_SECONDS_MAX
-
-    @property
-    def stop_seconds_max(self) -> float:
-        """The longest that a stop takes."""
-        return self.drain_seconds + self.goodbye_seconds + self.close_seconds + 2 * KILLED_SECONDS_MAX
 
 
 class Stop(Protocol):
@@ -178,8 +173,8 @@ class CallWorker:
         """Serve LiveKit's jobs until asked to stop, then stop as said above.
 
         LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET say where. A worker
-        that breaks is started again, after a time. Returns within
-        settings.stop_seconds_max of the wish to stop.
+        that breaks is started again, after a time. Returns when the steps of a
+        stop have had their time, and a moment.
         """
         os.environ[RELAY_SOCKET_ENV] = str(self._relay_socket)  # the fork server keeps what it starts with
         async with AsyncExitStack() as held:

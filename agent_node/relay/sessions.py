@@ -237,15 +237,15 @@ class SessionDesk:
             self._forget(held)
             self._teller.moved(*held.id)
 
-    def end_all(self, reason: str, *, now: bool = False) -> int:
-        """The node ends the calls that are left, each after a last word unless
-        it is to be at once; how many are told."""
+    def end_all(self, reason: str) -> int:
+        """The node ends the calls that are left, each after a last word; how
+        many are told."""
         self.stop()
         told = 0
         for key, seat in self._seats.items():
             if self._held[key].is_voice and not seat.commands.full():
                 command = SessionCommand(session=session_service_pb2.SessionKey(**key._asdict()))
-                command.end.now, command.end.reason = now, reason
+                command.end.reason = reason
                 seat.commands.put_nowait(command)
                 told += 1
         return told

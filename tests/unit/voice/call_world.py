@@ -186,7 +186,7 @@ class FakeDesk:
         """See Desk."""
         return job_id in self.known
 
-    def end_all(self, reason: str, *, now: bool = False) -> int:
+    def end_all(self, reason: str) -> int:
         """See Desk."""
         self.ends.append(reason)
         return 0
