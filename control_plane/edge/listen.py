@@ -47,15 +47,20 @@ def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.
 def listen(server: grpc.aio.Server, address: str) -> str:
     """Have the server listen, and return the address with its real port.
     Raises ListenError."""
-    if address.startswith(UNIX):
-        _claim_socket(address)
-    else:
-        _claim_port(address)
+    claim(address)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}: {error}") from error
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def claim(address: str) -> None:
+    """See that nobody listens on an address. Raises ListenError."""
+    if address.startswith(UNIX):
+        _claim_socket(address)
+    else:
+        _claim_port(address)
 
 
 def _claim_port(address: str) -> None:

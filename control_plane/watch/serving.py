@@ -47,7 +47,9 @@ LOOKS_PER_TURN = 32
 """Events of a stream after which others have a turn of the loop, whether it
 sends anything or not."""
 
-Write = Callable[[bytes], Awaitable[object]]
+Pieces = tuple[bytes, bytes]
+"""A message: what it shares with other streams, and what is the stream's own."""
+Write = Callable[[Pieces], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
 
 
@@ -168,7 +170,7 @@ class Stream:
         VoxplaneError, or with what `write` raises."""
         event: Event | None
         action: Action | None
-        data: bytes | None
+        data: Pieces | None
         monotonic = self._around.clock.monotonic
         loop = asyncio.get_running_loop()
         looks = 0
@@ -195,7 +197,7 @@ class Stream:
                 for action in self.state.receive(event):
                     data = self._carry_out(action)
                     if data is not None:
-                        self.writing_since, self.unsent_bytes = monotonic(), len(data)
+                        self.writing_since, self.unsent_bytes = monotonic(), len(data[0]) + len(data[1])
                         await write(data)
                         self.writing_since = None
                 # While it waits, the stream holds no message and no old state.
@@ -280,12 +282,12 @@ class Stream:
             refused = around.fleet.refused(self.node_id, tenant_id)
         return StateChanged(state, permit, refused)
 
-    def _carry_out(self, action: Action) -> bytes | None:
+    def _carry_out(self, action: Action) -> Pieces | None:
         """Do what has to be done at once; returns what is to be sent."""
         around = self._around
         match action:
             case Send(part, nonce):
-                return around.encoder.part(part) + self._suffix.bytes(nonce)
+                return around.encoder.part(part), self._suffix.bytes(nonce)
             case Moved(tenant_id, level, removed, nonce):
                 if self.node_id:
                     self._ask(around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce))
@@ -300,7 +302,7 @@ class Stream:
             case Close(error):
                 raise error
             case _:
-                return self._rare(action) + self._suffix.bytes(action.nonce)
+                return self._rare(action), self._suffix.bytes(action.nonce)
         return None
 
     def _ask(self, missing: int) -> None:

@@ -68,12 +68,12 @@ class _Lossy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, pieces: tuple[bytes, bytes]) -> None:
         """Perhaps nothing."""
         self._messages += 1
         if self._messages % LOST_EVERY == 0:
             self._lost += 1
             return
-        message = sync_pb2.WatchConfigResponse.FromString(data)
+        message = sync_pb2.WatchConfigResponse.FromString(b"".join(pieces))
         message.nonce = str(int(message.nonce) - self._lost)
-        await self._context.write(message.SerializeToString())
+        await self._context.write((message.SerializeToString(), b""))
