@@ -65,7 +65,9 @@ class Call:
         "_waiter",
     )
 
-    def __init__(self, line: Line, stream_id: int, request: Request, method: Method, behaviour: Proceed) -> None:
+    def __init__(
+        self, line: Line, stream_id: int, request: Request, method: Method, behaviour: Proceed
+    ) -> None:
         self._line = line
         self._stream_id = stream_id
         self._metadata: Metadata = request.metadata
@@ -158,9 +160,7 @@ class Call:
         except asyncio.CancelledError:
             if not self._overdue:
                 raise
-            self._line.finish(
-                self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message, self._trailing)
-            )
+            self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message, self._trailing))
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -452,5 +452,3 @@ class Connection:
 
 def _goaway(code: int) -> bytes:
     return b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0" + code.to_bytes(4, "big")
-
-

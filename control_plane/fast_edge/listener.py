@@ -49,6 +49,8 @@ class FastEdge:
         self._clock = clock
         self._tls = tls
         self._protocols: set[EdgeProtocol] = set()
+        self.address = ""
+        """Where it listens, with its real port."""
         self._refused = 0
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -94,9 +96,10 @@ class FastEdge:
         except OSError as error:
             raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
         self._ticking = loop.create_task(self._tick())
-        if address.startswith(UNIX):
-            return address
-        return f"{address.rpartition(':')[0]}:{_port(self._server)}"
+        self.address = address
+        if not address.startswith(UNIX):
+            self.address = f"{address.rpartition(':')[0]}:{_port(self._server)}"
+        return self.address
 
     async def stop(self, seconds: float) -> None:
         """Take no new connections and calls, give the calls that run so many

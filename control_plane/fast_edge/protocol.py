@@ -155,27 +155,23 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
-            match event:
-                case Came(stream_id, message):
-                    call = self._calls.get(stream_id)
-                    if call is not None:
-                        self._refuse(stream_id, call.came(message))
-                case Went(stream_id):
-                    call = self._calls.get(stream_id)
-                    if call is not None:
-                        call.went()
-                case Began():
-                    self._begin(event)
-                case Asked(stream_id):
-                    call = self._calls.get(stream_id)
-                    if call is not None:
-                        self._refuse(stream_id, call.asked())
-                case Gone(stream_id) | Refused(stream_id):
-                    call = self._calls.get(stream_id)
-                    if call is not None:
-                        call.gone()
-                case Over(reason):
-                    self._end(reason)
+            if isinstance(event, Began):
+                self._begin(event)
+            elif isinstance(event, Over):
+                self._end(event.reason)
+            elif (call := self._calls.get(event.stream_id)) is not None:
+                self._tell(call, event)
+
+    def _tell(self, call: Call, event: Came | Asked | Went | Gone | Refused) -> None:
+        match event:
+            case Came():
+                self._refuse(event.stream_id, call.came(event.message))
+            case Went():
+                call.went()
+            case Asked():
+                self._refuse(event.stream_id, call.asked())
+            case Gone() | Refused():
+                call.gone()
 
     def _begin(self, began: Began) -> None:
         stream_id, request = began

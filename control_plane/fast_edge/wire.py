@@ -186,5 +186,3 @@ class MessageReader:
                 f"a message of {size} bytes; at most {self._bytes_max} are taken",
             )
         return size
-
-

@@ -31,14 +31,16 @@ class Context(Protocol):
 
 class ConfigSyncService:
     """Requests are messages and valid; answers of WatchConfig and FetchConfig
-    are bytes. Serve what `methods` returns."""
+    are bytes. Serve what `methods` returns. `greeting` gives what the first
+    message for a node ends with."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, greeting: Callable[[], bytes] = bytes) -> None:
         self._hub = hub
+        self._greeting = greeting
 
     async def watch_config(self, request: sync_pb2.WatchConfigRequest, context: Context) -> None:
         """WatchConfig of the contract."""
-        stream = await self._hub.open(request, principal())
+        stream = await self._hub.open(request, principal(), self._greeting())
         try:
             # Alone: gRPC cannot end a call with a status when its headers went
             # with a first message that nobody took.

@@ -97,7 +97,9 @@ class Stream:
         "writing_since",
     )
 
-    def __init__(self, around: Surroundings, stream_id: str, subscription: Subscription) -> None:
+    def __init__(
+        self, around: Surroundings, stream_id: str, subscription: Subscription, greeting: bytes = b""
+    ) -> None:
         self.stream_id = stream_id
         self.tenant_id = subscription.tenant_id
         self.node_id = subscription.node_id
@@ -108,7 +110,7 @@ class Stream:
         self.writing_since: float | None = None
         self.unsent_bytes = 0
         self._around = around
-        self._suffix = Suffix(stream_id)
+        self._suffix = Suffix(stream_id, greeting)
         self._dirty: dict[TenantId, None] = {}
         self._batch: list[TenantId] = []
         self._called = False
