@@ -52,7 +52,7 @@ class FrameCount:
         self._control = Bucket(limits.control_frames_burst, limits.control_frames_per_second, now)
         self._resets = Bucket(limits.resets_burst, limits.resets_per_second, now)
         self._skip = len(PREFACE)
-        self._head = b""
+        self._head: bytes = b""
 
     def look(self, data: bytes, now: float) -> str:
         """Look at the next bytes; says what there is too much of, if anything."""
