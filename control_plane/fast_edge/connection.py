@@ -10,7 +10,7 @@ added here are the rules of gRPC and of a server that trusts no client:
 - What a client may send ahead is what its windows allow; they are opened when a
   call has taken its messages. What has come of unfinished messages is bounded
   for the connection, and for all connections together.
-- Frames that carry nothing are counted (floods.py).
+- Frames are looked at before the engine sees them (guard.py).
 - Nothing more is made to be sent while the socket takes nothing.
 - A connection ends: without a first request in time, without a call for long,
   without a sign of life, at its age, and at the first breach of the protocol.
@@ -19,13 +19,14 @@ added here are the rules of gRPC and of a server that trusts no client:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ParamSpec
 
 import ngh2
 from google.rpc import code_pb2
 
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.events import Asked, Began, Came, Event, Gone, Over, Refused, Went
-from control_plane.fast_edge.floods import FrameCount
+from control_plane.fast_edge.guard import CALM, PROTOCOL_ERROR, Breach, Guard
 from control_plane.fast_edge.limits import AGE_JITTER, CONTINUATIONS_MAX, SETTINGS_ENTRIES_MAX, Budget, Limits
 from control_plane.fast_edge.wire import CallError, Headers, MessageReader
 
@@ -33,13 +34,14 @@ CHUNK_BYTES = 64 * 1024
 OUT_BYTES_HIGH = 256 * 1024
 """Bytes made to be sent after which the socket is asked first."""
 NEVER = float("inf")
-_NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _CALM = 0, 1, 8, 11
+P = ParamSpec("P")
+_NO_ERROR = 0
 
 
 class _Call:
     """A stream, as far as it is not HTTP/2's."""
 
-    __slots__ = ("answered", "asked", "began", "held", "inbox", "offset", "pending", "reader")
+    __slots__ = ("answered", "asked", "began", "held", "http_status", "inbox", "offset", "pending", "reader")
 
     def __init__(self, message_bytes_max: int, began: float) -> None:
         self.reader: MessageReader | None = MessageReader(message_bytes_max)
@@ -51,6 +53,8 @@ class _Call:
         self.pending: tuple[bytes, ...] = ()
         self.offset = 0
         """Bytes of the first pending piece that have gone."""
+        self.http_status = 0
+        """With what to answer what is no call of gRPC; `reader` is None then."""
         self.answered = False
         """Whether headers have gone out."""
         self.asked = False
@@ -79,7 +83,7 @@ class Connection:
         "_calls",
         "_counted",
         "_engine",
-        "_frames",
+        "_guard",
         "_heard",
         "_leaving",
         "_limits",
@@ -112,7 +116,7 @@ class Connection:
                 ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes_max,
             }
         )
-        self._frames = FrameCount(limits, now)
+        self._guard = Guard(limits, now)
         self._calls: dict[int, _Call] = {}
         self._unfinished: dict[int, None] = {}
         """Calls with a message that has not gone out whole, in turn."""
@@ -145,24 +149,34 @@ class Connection:
             return []
         self._heard = now
         self._pinged = NEVER
-        if much := self._frames.look(data, now):
-            return [self._break(_CALM, f"too many {much}")]
         engine = self._engine
         events: list[Event] = []
         try:
+            self._guard.look(data, now)
             engine.receive_data(data)
+        except Breach as breach:
+            return [self._break(breach.code, str(breach))]
         except ngh2.DenialOfServiceError as error:
-            return [self._break(_CALM, str(error))]
+            return [self._break(CALM, str(error))]
         except ngh2.NGH2Error as error:
-            return [self._break(_PROTOCOL_ERROR, str(error))]
+            return [self._break(PROTOCOL_ERROR, str(error))]
         for event in engine.events():
             self._event(event, events, now)
         if self._unfinished:
             self._push(events)
         self._collect()
-        if not (engine.want_read or engine.want_write or self._calls):
+        if not (engine.want_read or engine.want_write):
             events.append(self._end("the client has left, or has broken the protocol"))
         return events
+
+    def _on_engine(self, act: Callable[P, object], *arguments: P.args, **more: P.kwargs) -> bool:
+        """Act on a stream or the connection; False if the client has ended it
+        meanwhile, which another event tells."""
+        try:
+            act(*arguments, **more)
+        except ngh2.NGH2Error:
+            return False
+        return True
 
     def _event(self, event: ngh2.Event, events: list[Event], now: float) -> None:
         match event:
@@ -171,9 +185,13 @@ class Connection:
                 if end:
                     self._asked(stream_id, events)
             case ngh2.RequestReceived(stream_id, headers, end):
-                self._calls[stream_id] = _Call(self._limits.message_bytes_max, now)
+                request = wire.parse_request(headers)
+                call = self._calls[stream_id] = _Call(self._limits.message_bytes_max, now)
                 self._quiet_since = NEVER
-                events.append(Began(stream_id, wire.parse_request(headers)))
+                if request.http_status:
+                    call.reader, call.http_status = None, request.http_status
+                else:
+                    events.append(Began(stream_id, request))
                 if end:
                     self._asked(stream_id, events)
             case ngh2.TrailersReceived(stream_id):
@@ -190,8 +208,8 @@ class Connection:
             return
         call.asked = True
         if call.reader is None:
-            return
-        if call.reader.unfinished:
+            self._answer_http(stream_id, call)
+        elif call.reader.unfinished:
             torn = CallError(code_pb2.INTERNAL, "the request ends within a message")
             self._refuse(stream_id, call, torn, events)
         else:
@@ -246,14 +264,14 @@ class Connection:
 
     def _open_windows(self, stream_id: int, size: int) -> None:
         if size:
-            self._engine.acknowledge_received_data(size, stream_id)
+            self._on_engine(self._engine.acknowledge_received_data, size, stream_id)
 
     def begin(self, stream_id: int) -> None:
         """Send the headers of an answer."""
         call = self._calls.get(stream_id)
         if call is not None and not call.answered:
             call.answered = True
-            self._engine.send_response(stream_id, wire.OK_HEADERS)
+            self._on_engine(self._engine.send_response, stream_id, wire.OK_HEADERS)
 
     def send(self, stream_id: int, shared: bytes, own: bytes = b"") -> bool:
         """Send a message, which is the two together. False if it has not gone
@@ -265,7 +283,7 @@ class Connection:
         size = len(shared) + len(own)
         prefix = wire.prefix(size)
         if size < CHUNK_BYTES and not self.blocked and self._room(stream_id) >= size + len(prefix):
-            self._engine.send_data(stream_id, b"".join((prefix, shared, own)))
+            self._on_engine(self._engine.send_data, stream_id, b"".join((prefix, shared, own)))
             self._collect()
             return True
         call.pending = tuple(piece for piece in (prefix, shared, own) if piece)
@@ -283,7 +301,10 @@ class Connection:
 
     def _room(self, stream_id: int) -> int:
         engine = self._engine
-        return min(engine.stream_remote_window_size(stream_id), engine.remote_window_size)
+        try:
+            return min(engine.stream_remote_window_size(stream_id), engine.remote_window_size)
+        except ngh2.NGH2Error:
+            return 0
 
     def _push(self, events: list[Event]) -> None:
         """Give each unfinished message a turn, until nothing more goes."""
@@ -315,7 +336,8 @@ class Connection:
             call.offset += len(piece)
             if call.offset == len(call.pending[0]):
                 call.pending, call.offset = call.pending[1:], 0
-        self._engine.send_data(stream_id, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._on_engine(self._engine.send_data, stream_id, data)
         self._collect()
         return True
 
@@ -332,17 +354,19 @@ class Connection:
             return
         engine = self._engine
         if call.answered:
-            engine.send_trailers(stream_id, trailers)
+            self._on_engine(engine.send_trailers, stream_id, trailers)
         else:
-            engine.send_response(stream_id, (*wire.OK_HEADERS, *trailers), end_stream=True)
+            self._on_engine(engine.send_response, stream_id, (*wire.OK_HEADERS, *trailers), end_stream=True)
         self._close(stream_id, call)
 
-    def answer_http(self, stream_id: int, status: int) -> None:
-        """End what is no call of gRPC."""
-        call = self._calls.get(stream_id)
-        if call is not None:
-            self._engine.send_response(stream_id, ((b":status", b"%d" % status),), end_stream=True)
-            self._close(stream_id, call)
+    def _answer_http(self, stream_id: int, call: _Call) -> None:
+        """Answer what is no call of gRPC, when it has come whole. The body waits
+        for the client's window, and counts as an open call until then."""
+        engine = self._engine
+        headers = ((b":status", b"%d" % call.http_status), *wire.HTTP_HEADERS)
+        if self._on_engine(engine.send_response, stream_id, headers):
+            self._on_engine(engine.send_data, stream_id, wire.HTTP_BODY, end_stream=True)
+        self._collect()
 
     def _close(self, stream_id: int, call: _Call) -> None:
         """The answer has ended; the request need not come to its end."""
@@ -352,8 +376,9 @@ class Connection:
         if call.reader is not None:
             self._count(-call.reader.unfinished)
             call.reader = None
+        self._collect()
         if not call.asked:
-            self._engine.reset_stream(stream_id, _NO_ERROR)
+            self._on_engine(self._engine.reset_stream, stream_id, _NO_ERROR)
         del self._calls[stream_id]
         self._collect()
 
@@ -379,9 +404,10 @@ class Connection:
         if call is None:
             return False
         self._unfinished.pop(stream_id, None)
-        if call.reader is not None:
-            self._count(-call.reader.unfinished)
         self._let_go(stream_id, call)
+        if call.reader is None:
+            return False
+        self._count(-call.reader.unfinished)
         return True
 
     def tick(self, now: float) -> list[Event]:
@@ -396,7 +422,7 @@ class Connection:
         silent = now - self._heard
         if self._pinged == NEVER and silent >= limits.ping_seconds:
             self._pinged = now
-            self._engine.ping()
+            self._on_engine(self._engine.ping)
             self._collect()
         elif now - self._pinged >= limits.ping_timeout_seconds:
             return [self._break(_NO_ERROR, "the client does not answer")]
@@ -414,8 +440,12 @@ class Connection:
         """End calls whose requests do not come whole."""
         events: list[Event] = []
         for stream_id, call in list(self._calls.items()):
-            unfinished = call.reader is not None and call.reader.unfinished
-            if unfinished and now - call.began >= self._limits.request_seconds:
+            if now - call.began < self._limits.request_seconds:
+                continue
+            if call.reader is None:
+                self._on_engine(self._engine.reset_stream, stream_id, CALM)
+                self._close(stream_id, call)
+            elif call.reader.unfinished:
                 late = CallError(code_pb2.DEADLINE_EXCEEDED, "the request did not come whole in time")
                 self._refuse(stream_id, call, late, events)
         return events
@@ -424,7 +454,7 @@ class Connection:
         """Tell the client to send no new calls here; those that run go on."""
         if not self._leaving and not self._over:
             self._leaving = True
-            self._engine.send_shutdown_notice()
+            self._on_engine(self._engine.send_shutdown_notice)
             self._collect()
 
     def close(self, reason: str) -> Over:

@@ -178,9 +178,7 @@ class EdgeProtocol(asyncio.Protocol):
         connection = self._connection
         assert connection is not None
         found = self._around.methods.get(request.path)
-        if request.http_status:
-            connection.answer_http(stream_id, request.http_status)
-        elif request.error is not None:
+        if request.error is not None:
             connection.finish(stream_id, wire.trailers(request.error.code, request.error.message))
         elif found is None:
             connection.finish(

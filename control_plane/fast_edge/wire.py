@@ -26,6 +26,9 @@ TIMEOUT_SECONDS_MAX = 10 * 365 * 86_400.0
 
 OK_HEADERS = ((b":status", b"200"), (b"content-type", CONTENT_TYPE))
 """The headers of every answer that has begun well."""
+HTTP_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
+HTTP_BODY = b"gRPC is spoken here, and nothing else\n"
+"""What is said to those who speak HTTP alone."""
 
 _SECRET = (b"authorization", b"cookie")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
