@@ -165,6 +165,9 @@ class Connection:
         if self._unfinished:
             self._push(events)
         self._collect()
+        # What has just gone out may have ended streams.
+        for event in engine.events():
+            self._event(event, events, now)
         if not (engine.want_read or engine.want_write):
             events.append(self._end("the client has left, or has broken the protocol"))
         return events

@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from control_plane.fast_edge.wire import Request
 
 
-class Began(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Began:
     """A client has begun a call."""
 
     stream_id: int
     request: Request
 
 
-class Came(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Came:
     """A message of a call has come. Say `taken` when it is of no more concern."""
 
     stream_id: int
     message: bytes
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """The client has sent all of its request."""
 
     stream_id: int
 
 
-class Went(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Went:
     """The message that was begun is on its way, whole."""
 
     stream_id: int
 
 
-class Gone(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gone:
     """The client wants no answer any more; the call is over."""
 
     stream_id: int
 
 
-class Refused(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Refused:
     """The client has sent what cannot be taken; the call is over, and its
     answer on the way."""
 

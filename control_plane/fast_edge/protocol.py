@@ -174,7 +174,7 @@ class EdgeProtocol(asyncio.Protocol):
                 call.gone()
 
     def _begin(self, began: Began) -> None:
-        stream_id, request = began
+        stream_id, request = began.stream_id, began.request
         connection = self._connection
         assert connection is not None
         found = self._around.methods.get(request.path)
