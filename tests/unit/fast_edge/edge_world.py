@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 from h2.config import H2Configuration
@@ -19,12 +19,10 @@ from tests.unit.fast_edge.frames import REQUEST
 LIMITS = Limits()
 
 
-def connection(
-    limits: Limits = LIMITS, budget: Budget | None = None, jitter: Callable[[], float] = lambda: 0.5
-) -> Connection:
-    """The server's end, opened at time 0."""
+def connection(limits: Limits = LIMITS, budget: Budget | None = None, now: float = 0.0) -> Connection:
+    """The server's end, opened at a time."""
     budget = budget or Budget(limits.request_bytes_max_total)
-    return Connection(limits, configuration(limits), budget, 0.0, jitter)
+    return Connection(limits, configuration(limits), budget, now, lambda: 0.5)
 
 
 class Pair:
