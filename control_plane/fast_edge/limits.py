@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONNECTIONS_MAX = 25_000
-STREAMS_PER_CONNECTION_MAX = 100
+STREAMS_PER_CONNECTION_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 64
 CONTINUATIONS_MAX = 4

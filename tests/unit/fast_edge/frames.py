@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpack import Encoder
+from hpack import Decoder, Encoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -53,6 +53,15 @@ def window(stream_id: int, more: int) -> bytes:
 def hello(*settings: bytes) -> bytes:
     """What a client begins with."""
     return PREFACE + (b"".join(settings) or frame(SETTINGS))
+
+
+def status_of(data: bytes) -> dict[str, str]:
+    """The last headers of an answer, out of all that the server has said."""
+    decoder, found = Decoder(), {}
+    for kind, _, _, payload in split(data):
+        if kind == HEADERS:
+            found = {str(name): str(value) for name, value in decoder.decode(payload)}
+    return found
 
 
 def split(data: bytes) -> list[tuple[int, int, int, bytes]]:
