@@ -38,7 +38,9 @@ from agent_node.settings import NodeSettings, load_settings
 from agent_node.upstream import (
     CacheWriter,
     DiskCache,
+    EdgeWay,
     Reporter,
+    Routes,
     Upstream,
     WatchProtocol,
     WordKeeper,
@@ -98,7 +100,12 @@ class Node:
         self._clock = clock
         cache = _open_cache(settings.cache_folder)
         self._words = WordKeeper(cache, clock, boot_id())
-        self._channel = connect(settings.server)
+        self._channel = _connect(settings, settings.server)
+        self._edge = EdgeWay(
+            Routes(settings.server, tls=settings.tls is not None, jitter=jitter),
+            lambda edge: connect(edge.address, tls=settings.tls),
+            clock,
+        )
         stub = sync_grpc.ConfigSyncServiceStub(self._channel)
         restored = [
             cached
@@ -135,6 +142,7 @@ class Node:
             reporter=self._reporter,
             writer=self._writer,
             clock=clock,
+            edge=self._edge,
         )
         self._pool = _text_pool(settings, clock, jitter)
         self._uplink = SessionUplink(
@@ -185,6 +193,7 @@ class Node:
         )
         async with AsyncExitStack() as held:
             held.push_async_callback(self._channel.close)
+            held.push_async_callback(self._edge.close)
             held.callback(self._stager.close)
             await held.enter_async_context(self._uplink.running(self.desk.command))
             held.push_async_callback(self._relay.stop, RELAY_GRACE_SECONDS)
@@ -238,6 +247,13 @@ def _open_cache(folder: Path) -> DiskCache:
         return DiskCache(folder)
     except OSError as error:
         raise ConfigurationError(f"data_dir: the cache cannot be made: {error}") from error
+
+
+def _connect(settings: NodeSettings, address: str) -> grpc.aio.Channel:
+    try:
+        return connect(address, tls=settings.tls)
+    except OSError as error:
+        raise ConfigurationError(f"tls: a file cannot be read: {error}") from error
 
 
 def _text_pool(settings: NodeSettings, clock: Clock, jitter: Callable[[], float]) -> TextPool:
@@ -355,6 +371,11 @@ def _exit_at_the_latest() -> None:
 
 def command(
     server: Annotated[str | None, typer.Option(help="Address of the control plane.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the control plane's authority; turns TLS on.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the node's certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
     node_id: Annotated[str | None, typer.Option(help="Unique name; the host's name if not given.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of cache and socket.")] = None,
     node_socket: Annotated[Path | None, typer.Option(help="The relay's socket, elsewhere.")] = None,
@@ -395,6 +416,9 @@ def command(
     """
     flags: dict[str, object] = {
         "server": server,
+        "tls_ca": tls_ca,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
         "node_id": node_id,
         "data_dir": data_dir,
         "node_socket": node_socket,

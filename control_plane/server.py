@@ -90,13 +90,15 @@ class ControlPlane:
         await self._health.not_ready()
         credentials = grpc_credentials(tls) if tls else None
         address = listen(self._server, self._settings.grpc_listen, credentials)
-        await self._start_edge()
+        await self.start_edge()
         await self._server.start()
         self.sessions.start()
         await self._health.ready()
         return address
 
-    async def _start_edge(self) -> None:
+    async def start_edge(self) -> None:
+        """Serve the fast edge, and offer it to nodes. Raises ListenError,
+        TlsError."""
         settings = self._settings
         if not settings.edge:
             return
@@ -122,6 +124,13 @@ class ControlPlane:
             reached = f":{reached.rpartition(':')[2]}"
         self._offer = encode_offer(reached, tls=settings.tls is not None)
 
+    async def stop_edge(self) -> None:
+        """Serve no edge any more; its streams end after `drain_seconds`, and
+        their nodes come to gRPC."""
+        edge, self._edge, self._offer = self._edge, None, b""
+        if edge is not None:
+            await edge.stop(self._settings.drain_seconds)
+
     def _greeting(self) -> bytes:
         return self._offer
 
@@ -145,8 +154,7 @@ class ControlPlane:
         await self.hub.drain(self._settings.drain_seconds)
         await self.hub.close()
         await self.sessions.close()
-        edge = (self._edge.stop(self._settings.drain_seconds),) if self._edge else ()
-        await asyncio.gather(self._server.stop(self._settings.drain_seconds), *edge)
+        await asyncio.gather(self._server.stop(self._settings.drain_seconds), self.stop_edge())
         await self.tenants.close()
         await self._store.close()
 
