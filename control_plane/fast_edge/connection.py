@@ -1,17 +1,15 @@
 """The server's end of one connection: bytes in, events out, and bytes to send.
 
-It is pure: no socket, no clock, no task. HTTP/2 itself (frames, HPACK, states,
-windows) is libnghttp2's, by ngh2, and no other file knows of that. What is
-added here are the rules of gRPC and of a server that trusts no client:
+It is pure: no socket, no clock, no task. HTTP/2 itself (frames, HPACK, states)
+is libnghttp2's, by ngh2, and no other file knows of that. What is added here
+are the rules of gRPC and of a server that trusts no client:
 
-- A message that is to be sent is a reference to bytes that all streams share,
-  and a few of the stream's own. HTTP/2 is given as much of them as the client's
-  windows take, so that what a slow reader keeps waiting is no copy.
+- Frames are looked at before the engine sees them (guard.py).
+- Messages go out as the client's windows and the socket take them, and what
+  waits is no copy (outgoing.py).
 - What a client may send ahead is what its windows allow; they are opened when a
   call has taken its messages. What has come of unfinished messages is bounded
   for the connection, and for all connections together.
-- Frames are looked at before the engine sees them (guard.py).
-- Nothing more is made to be sent while the socket takes nothing.
 - A connection ends: without a first request in time, without a call for long,
   without a sign of life, at its age, and at the first breach of the protocol.
 """
@@ -26,13 +24,11 @@ from google.rpc import code_pb2
 
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.events import Asked, Began, Came, Event, Gone, Over, Refused, Went
-from control_plane.fast_edge.guard import CALM, PROTOCOL_ERROR, Breach, Guard
+from control_plane.fast_edge.guard import CALM, PROTOCOL_ERROR, Breach, Guard, Windows
 from control_plane.fast_edge.limits import AGE_JITTER, CONTINUATIONS_MAX, SETTINGS_ENTRIES_MAX, Budget, Limits
+from control_plane.fast_edge.outgoing import Outgoing, Sending
 from control_plane.fast_edge.wire import CallError, Headers, MessageReader
 
-CHUNK_BYTES = 64 * 1024
-OUT_BYTES_HIGH = 256 * 1024
-"""Bytes made to be sent after which the socket is asked first."""
 NEVER = float("inf")
 P = ParamSpec("P")
 _NO_ERROR = 0
@@ -41,22 +37,18 @@ _NO_ERROR = 0
 class _Call:
     """A stream, as far as it is not HTTP/2's."""
 
-    __slots__ = ("answered", "asked", "began", "held", "http_status", "inbox", "offset", "pending", "reader")
+    __slots__ = ("asked", "began", "held", "http_status", "inbox", "reader", "sending")
 
-    def __init__(self, message_bytes_max: int, began: float) -> None:
+    def __init__(self, message_bytes_max: int, began: float, sending: Sending) -> None:
         self.reader: MessageReader | None = MessageReader(message_bytes_max)
         self.began = began
+        self.sending = sending
         self.inbox = 0
         """Messages that the call has not taken."""
         self.held = 0
         """Bytes for which the windows are not open again."""
-        self.pending: tuple[bytes, ...] = ()
-        self.offset = 0
-        """Bytes of the first pending piece that have gone."""
         self.http_status = 0
         """With what to answer what is no call of gRPC; `reader` is None then."""
-        self.answered = False
-        """Whether headers have gone out."""
         self.asked = False
         """Whether the client has sent all."""
 
@@ -88,14 +80,10 @@ class Connection:
         "_leaving",
         "_limits",
         "_opened",
-        "_out",
-        "_out_bytes",
         "_over",
         "_pinged",
         "_quiet_since",
-        "_stuck",
-        "_unfinished",
-        "blocked",
+        "outgoing",
     )
 
     def __init__(
@@ -118,20 +106,15 @@ class Connection:
         )
         self._guard = Guard(limits, now)
         self._calls: dict[int, _Call] = {}
-        self._unfinished: dict[int, None] = {}
-        """Calls with a message that has not gone out whole, in turn."""
         self._counted = 0
         """Bytes of unfinished requests that are taken from the budget."""
-        self._out: list[bytes] = [self._engine.data_to_send()]
-        self._out_bytes = 0
+        self.outgoing = Outgoing()
+        self.outgoing.put(self._engine.data_to_send())
         self._opened = self._heard = self._quiet_since = now
         self._pinged = NEVER
         self._age_ends = now + limits.age_seconds_max * (1 + AGE_JITTER * (2 * jitter() - 1))
         self._leaving = False
-        self._stuck = False
         self._over = False
-        self.blocked = False
-        """Whether the socket takes nothing more now."""
 
     @property
     def calls(self) -> int:
@@ -149,28 +132,64 @@ class Connection:
             return []
         self._heard = now
         self._pinged = NEVER
-        engine = self._engine
         events: list[Event] = []
         try:
-            self._guard.look(data, now)
-            engine.receive_data(data)
+            data, windows = self._guard.look(data, now)
+            if data:
+                self._engine.receive_data(data)
+                self._engine_events(events, now)
+                # Word that its settings are taken comes before what they allow.
+                self._collect()
+            self._grow(windows, events)
+            if self.outgoing.waits:
+                self._went(events)
+            if data:
+                self._after_engine(events, now)
         except Breach as breach:
-            return [self._break(breach.code, str(breach))]
+            events.append(self._break(breach.code, str(breach)))
         except ngh2.DenialOfServiceError as error:
-            return [self._break(CALM, str(error))]
+            events.append(self._break(CALM, str(error)))
         except ngh2.NGH2Error as error:
-            return [self._break(PROTOCOL_ERROR, str(error))]
-        for event in engine.events():
+            events.append(self._break(PROTOCOL_ERROR, str(error)))
+        return events
+
+    def _engine_events(self, events: list[Event], now: float) -> None:
+        for event in self._engine.events():
             self._event(event, events, now)
-        if self._unfinished:
-            self._push(events)
+
+    def _after_engine(self, events: list[Event], now: float) -> None:
+        """The engine may have something to say, streams that have ended by that,
+        or may have ended itself."""
+        engine = self._engine
         self._collect()
-        # What has just gone out may have ended streams.
-        for event in engine.events():
-            self._event(event, events, now)
+        self._engine_events(events, now)
         if not (engine.want_read or engine.want_write):
             events.append(self._end("the client has left, or has broken the protocol"))
-        return events
+
+    def _grow(self, windows: Windows, events: list[Event]) -> None:
+        """The client has opened windows. Raises Breach."""
+        for stream_id, more in windows:
+            call = self._calls.get(stream_id)
+            if call is None and stream_id:
+                continue
+            try:
+                self.outgoing.grown(call.sending if call else None, more)
+            except Breach as breach:
+                if not breach.stream_id or call is None:
+                    raise
+                self._on_engine(self._engine.reset_stream, stream_id, breach.code)
+                self._collect()
+                self._forget(stream_id)
+                events.append(Gone(stream_id))
+
+    def _went(self, events: list[Event]) -> None:
+        """Send what waits, as far as it goes."""
+        for sending in self.outgoing.push():
+            call = self._calls.get(sending.stream_id)
+            if call is not None and call.http_status:
+                self._end_http(call)
+            else:
+                events.append(Went(sending.stream_id))
 
     def _on_engine(self, act: Callable[P, object], *arguments: P.args, **more: P.kwargs) -> bool:
         """Act on a stream or the connection; False if the client has ended it
@@ -189,7 +208,8 @@ class Connection:
                     self._asked(stream_id, events)
             case ngh2.RequestReceived(stream_id, headers, end):
                 request = wire.parse_request(headers)
-                call = self._calls[stream_id] = _Call(self._limits.message_bytes_max, now)
+                sending = self.outgoing.open(stream_id)
+                call = self._calls[stream_id] = _Call(self._limits.message_bytes_max, now, sending)
                 self._quiet_since = NEVER
                 if request.http_status:
                     call.reader, call.http_status = None, request.http_status
@@ -197,6 +217,9 @@ class Connection:
                     events.append(Began(stream_id, request))
                 if end:
                     self._asked(stream_id, events)
+            case ngh2.SettingsReceived(values) if ngh2.Setting.INITIAL_WINDOW_SIZE in values:
+                first = values[ngh2.Setting.INITIAL_WINDOW_SIZE]
+                self.outgoing.resize(first, [call.sending for call in self._calls.values()])
             case ngh2.TrailersReceived(stream_id):
                 self._asked(stream_id, events)
             case ngh2.StreamClosed(stream_id):
@@ -272,9 +295,8 @@ class Connection:
     def begin(self, stream_id: int) -> None:
         """Send the headers of an answer."""
         call = self._calls.get(stream_id)
-        if call is not None and not call.answered:
-            call.answered = True
-            self._on_engine(self._engine.send_response, stream_id, wire.OK_HEADERS)
+        if call is not None:
+            self.outgoing.begin(call.sending, wire.OK_BLOCK)
 
     def send(self, stream_id: int, shared: bytes, own: bytes = b"") -> bool:
         """Send a message, which is the two together. False if it has not gone
@@ -282,72 +304,17 @@ class Connection:
         call = self._calls.get(stream_id)
         if call is None:
             return True
-        self.begin(stream_id)
-        size = len(shared) + len(own)
-        prefix = wire.prefix(size)
-        if size < CHUNK_BYTES and not self.blocked and self._room(stream_id) >= size + len(prefix):
-            self._on_engine(self._engine.send_data, stream_id, b"".join((prefix, shared, own)))
-            self._collect()
-            return True
-        call.pending = tuple(piece for piece in (prefix, shared, own) if piece)
-        call.offset = 0
-        self._unfinished[stream_id] = None
-        self._push([])
-        return stream_id not in self._unfinished
+        sending = call.sending
+        if not sending.begun:
+            self.outgoing.begin(sending, wire.OK_BLOCK)
+        return self.outgoing.message(sending, shared, own)
 
     def push(self) -> list[Event]:
         """Go on with what has not gone out, as the socket takes more."""
         events: list[Event] = []
         if not self._over:
-            self._push(events)
+            self._went(events)
         return events
-
-    def _room(self, stream_id: int) -> int:
-        engine = self._engine
-        try:
-            return min(engine.stream_remote_window_size(stream_id), engine.remote_window_size)
-        except ngh2.NGH2Error:
-            return 0
-
-    def _push(self, events: list[Event]) -> None:
-        """Give each unfinished message a turn, until nothing more goes."""
-        self._stuck = False
-        moved = True
-        while moved and self._unfinished:
-            moved = False
-            for stream_id in list(self._unfinished):
-                if self.blocked or self._out_bytes >= OUT_BYTES_HIGH:
-                    self._stuck = True
-                    return
-                call = self._calls[stream_id]
-                if not self._chunk(stream_id, call):
-                    continue
-                moved = True
-                if not call.pending:
-                    del self._unfinished[stream_id]
-                    events.append(Went(stream_id))
-
-    def _chunk(self, stream_id: int, call: _Call) -> bool:
-        room = min(self._room(stream_id), CHUNK_BYTES)
-        if room <= 0:
-            return False
-        pieces: list[memoryview] = []
-        while room and call.pending:
-            piece = memoryview(call.pending[0])[call.offset : call.offset + room]
-            pieces.append(piece)
-            room -= len(piece)
-            call.offset += len(piece)
-            if call.offset == len(call.pending[0]):
-                call.pending, call.offset = call.pending[1:], 0
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._on_engine(self._engine.send_data, stream_id, data)
-        self._collect()
-        return True
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is more to send as soon as the socket takes it."""
-        return self._stuck and not self.blocked
 
     def finish(self, stream_id: int, trailers: Headers) -> None:
         """End a call by its trailers. What has not gone out of a message is
@@ -355,27 +322,31 @@ class Connection:
         call = self._calls.get(stream_id)
         if call is None:
             return
-        engine = self._engine
-        if call.answered:
-            self._on_engine(engine.send_trailers, stream_id, trailers)
-        else:
-            self._on_engine(engine.send_response, stream_id, (*wire.OK_HEADERS, *trailers), end_stream=True)
+        # To the engine an answer is one HEADERS frame that ends it: it does not
+        # know what has gone out before.
+        fields = trailers if call.sending.begun else (*wire.OK_HEADERS, *trailers)
+        self._end_stream(stream_id, fields)
         self._close(stream_id, call)
+
+    def _end_stream(self, stream_id: int, fields: Headers) -> None:
+        self._on_engine(self._engine.send_response, stream_id, fields, end_stream=True)
 
     def _answer_http(self, stream_id: int, call: _Call) -> None:
         """Answer what is no call of gRPC, when it has come whole. The body waits
         for the client's window, and counts as an open call until then."""
-        engine = self._engine
-        headers = ((b":status", b"%d" % call.http_status), *wire.HTTP_HEADERS)
-        if self._on_engine(engine.send_response, stream_id, headers):
-            self._on_engine(engine.send_data, stream_id, wire.HTTP_BODY, end_stream=True)
-        self._collect()
+        self.outgoing.begin(call.sending, wire.http_block(call.http_status))
+        self.outgoing.body(call.sending, (wire.HTTP_BODY,))
+        if not call.sending.pending:
+            self._end_http(call)
+
+    def _end_http(self, call: _Call) -> None:
+        self._end_stream(call.sending.stream_id, wire.HTTP_END)
+        self._close(call.sending.stream_id, call)
 
     def _close(self, stream_id: int, call: _Call) -> None:
         """The answer has ended; the request need not come to its end."""
         self._let_go(stream_id, call)
-        call.pending = ()
-        self._unfinished.pop(stream_id, None)
+        self.outgoing.drop(call.sending)
         if call.reader is not None:
             self._count(-call.reader.unfinished)
             call.reader = None
@@ -385,28 +356,15 @@ class Connection:
         del self._calls[stream_id]
         self._collect()
 
-    def take(self) -> bytes:
-        """The bytes to send now."""
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._out_bytes = 0
-        return data
-
     def _collect(self) -> None:
-        data = self._engine.data_to_send()
-        if data:
-            self._out.append(data)
-            self._out_bytes += len(data)
+        self.outgoing.put(self._engine.data_to_send())
 
     def _forget(self, stream_id: int) -> bool:
         """A stream is over; says whether its call was not."""
         call = self._calls.pop(stream_id, None)
         if call is None:
             return False
-        self._unfinished.pop(stream_id, None)
+        self.outgoing.drop(call.sending)
         self._let_go(stream_id, call)
         if call.reader is None:
             return False
@@ -471,15 +429,16 @@ class Connection:
                 self._collect()
             except ngh2.NGH2Error:
                 # After a flood the engine says nothing more.
-                self._out.append(_goaway(code))
+                self.outgoing.put(_goaway(code))
         return self._end(reason)
 
     def _end(self, reason: str) -> Over:
         self._over = True
         self._budget.give(self._counted)
         self._counted = 0
+        for call in self._calls.values():
+            self.outgoing.drop(call.sending)
         self._calls.clear()
-        self._unfinished.clear()
         return Over(reason)
 
 

@@ -79,13 +79,13 @@ class EdgeProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """See asyncio.Protocol. Who does not read is not read from."""
         if self._connection is not None and self._transport is not None:
-            self._connection.blocked = True
+            self._connection.outgoing.blocked = True
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
         if self._connection is not None and self._transport is not None:
-            self._connection.blocked = False
+            self._connection.outgoing.blocked = False
             self._transport.resume_reading()
             self._dispatch(self._connection.push())
             self._flush()
@@ -219,8 +219,9 @@ class EdgeProtocol(asyncio.Protocol):
         connection, transport = self._connection, self._transport
         if connection is None or transport is None:
             return
-        while data := connection.take():
+        outgoing = connection.outgoing
+        while data := outgoing.take():
             transport.write(data)
-            if not connection.goes_on:
+            if not outgoing.goes_on:
                 return
             self._dispatch(connection.push())

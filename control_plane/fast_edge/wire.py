@@ -26,10 +26,40 @@ TIMEOUT_SECONDS_MAX = 10 * 365 * 86_400.0
 
 OK_HEADERS = ((b":status", b"200"), (b"content-type", CONTENT_TYPE))
 """The headers of every answer that has begun well."""
-HTTP_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
 HTTP_BODY = b"gRPC is spoken here, and nothing else\n"
 """What is said to those who speak HTTP alone."""
+HTTP_END = ((b"grpc-status", b"%d" % code_pb2.UNIMPLEMENTED),)
 
+# Header blocks in HPACK, the same for all: entries of the static table and
+# literals that are not indexed, after word that the dynamic table is not used.
+_TABLE_OF_NOTHING = b"\x20"
+_STATUS_200 = b"\x88"
+_STATUS, _CONTENT_TYPE = b"\x08", b"\x0f\x10"
+
+
+def _literal(name: bytes, value: bytes) -> bytes:
+    return name + bytes((len(value),)) + value
+
+
+OK_BLOCK = _TABLE_OF_NOTHING + _STATUS_200 + _literal(_CONTENT_TYPE, CONTENT_TYPE)
+
+
+def http_block(status: int) -> bytes:
+    """The headers of an answer in HTTP."""
+    return (
+        _TABLE_OF_NOTHING
+        + _literal(_STATUS, b"%d" % status)
+        + _literal(_CONTENT_TYPE, b"text/plain; charset=utf-8")
+    )
+
+
+def headers_frame(stream_id: int, block: bytes) -> bytes:
+    """A HEADERS frame that does not end its stream."""
+    head = len(block) << 48 | _HEADERS << 40 | _END_HEADERS << 32 | stream_id
+    return head.to_bytes(9, "big") + block
+
+
+_HEADERS, _END_HEADERS = 0x1, 0x4
 _SECRET = (b"authorization", b"cookie")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3_600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -136,11 +166,6 @@ def percent_encoded(message: str) -> bytes:
     return b"".join(
         bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in message.encode("utf-8", "replace")
     )
-
-
-def prefix(size: int) -> bytes:
-    """What stands before a message of so many bytes."""
-    return b"\0" + size.to_bytes(4, "big")
 
 
 class MessageReader:

@@ -16,8 +16,6 @@ CASES_MIN = 140
 EXPLAINED = {
     # RFC 9113 has done away with priorities by dependency: what they say is not looked at.
     "Sends PRIORITY frame that depend on itself",
-    # The engine ends the connection, where the RFC lets it choose the stream alone.
-    "Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
 }
 
 

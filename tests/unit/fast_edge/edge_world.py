@@ -47,13 +47,13 @@ class Pair:
         """Bring over what either has to say, to the end; returns what ours tells."""
         told: list[Event] = []
         while True:
-            there, back = self.client.data_to_send(), self.server.take()
+            there, back = self.client.data_to_send(), self.server.outgoing.take()
             if there:
                 told += self.server.receive(there, self.now)
             if back:
                 self.seen += self.client.receive_data(back)
             if not there and not back:
-                if not self.server.goes_on:
+                if not self.server.outgoing.goes_on:
                     break
                 told += self.server.push()
         self.told += told

@@ -51,7 +51,7 @@ def test_an_error_without_a_message_is_one_frame() -> None:
     pair = Pair()
     stream = pair.call(message(b""))
     pair.server.finish(stream, wire.trailers(12, "no"))
-    frame, *rest = frames.split(pair.server.take())
+    frame, *rest = frames.split(pair.server.outgoing.take())
     assert frame[:3] == (frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream)
     assert not rest
 
@@ -120,9 +120,37 @@ def test_what_waits_is_no_copy() -> None:
     waiting = [pair.call(message(b"")) for _ in range(20)]
     for stream in waiting:
         assert not pair.server.send(stream, shared, b"own")
-        pieces = pair.server._calls[stream].pending  # pyright: ignore[reportPrivateUsage]
+        pieces = pair.server._calls[stream].sending.pending  # pyright: ignore[reportPrivateUsage]
         assert pieces[1] is shared
-    assert sum(map(len, frames.split(pair.server.take()))) < 10_000
+    assert sum(map(len, frames.split(pair.server.outgoing.take()))) < 10_000
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_status_needs_no_window(begun: bool) -> None:
+    """A client that takes nothing is still told how its call has ended, and
+    what it was being sent is dropped."""
+    pair = Pair({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    stream = pair.call(message(b""))
+    if begun:
+        assert not pair.server.send(stream, b"x" * 100)
+    pair.server.finish(stream, wire.trailers(8, "too slow"))
+    pair.flow()
+    ended = pair.of(TrailersReceived if begun else ResponseReceived)[0]
+    assert headers_of(ended)["grpc-status"] == "8"
+    assert pair.body(stream) == b""
+    assert (pair.server.calls, len(pair.of(StreamEnded))) == (0, 1)
+
+
+def test_a_window_that_cannot_be_ends_its_stream_alone() -> None:
+    """Beyond 2^31-1 a stream is reset, and the connection is ended."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1) + frames.headers(3), 0.0)
+    server.outgoing.take()
+    told = server.receive(frames.window(1, 2**31 - 1), 0.0)
+    assert (told, server.calls) == ([Gone(1)], 1)
+    assert frames.split(server.outgoing.take()) == [(frames.RST_STREAM, 0, 1, b"\0\0\0\3")]
+    assert isinstance(server.receive(frames.window(0, 2**31 - 1), 0.0)[-1], Over)
+    assert _last_goaway(server.outgoing.take()) == (frames.GOAWAY, 3)
 
 
 def test_unfinished_messages_take_turns() -> None:
@@ -142,10 +170,11 @@ def test_nothing_is_made_for_a_socket_that_takes_nothing() -> None:
     takes more."""
     pair = Pair()
     stream = pair.call(message(b""))
-    pair.server.blocked = True
+    pair.server.outgoing.blocked = True
     assert not pair.server.send(stream, b"x" * 100)
-    assert pair.server.take() == b""
-    pair.server.blocked = False
+    pair.flow()
+    assert pair.body(stream) == b""
+    pair.server.outgoing.blocked = False
     assert pair.server.push() == [Went(stream)]
     pair.flow()
     assert pair.body(stream) == message(b"x" * 100)
@@ -258,7 +287,7 @@ def test_a_reset_ends_the_call() -> None:
     pair.server.begin(stream)
     assert pair.server.send(stream, b"x")
     pair.server.finish(stream, OK)
-    assert pair.server.take() == b""
+    assert pair.server.outgoing.take() == b""
 
 
 def test_a_call_that_is_reset_in_the_same_breath() -> None:
@@ -293,7 +322,7 @@ def test_frames_that_carry_nothing_are_bounded(name: str) -> None:
     said = 0
     for _ in range(100):
         fast.receive(FLOODS[name] * 100, 1.0)
-        said += len(fast.take())
+        said += len(fast.outgoing.take())
         if fast.over:
             break
     assert fast.over
@@ -313,7 +342,7 @@ def test_rapid_reset_ends_its_connection() -> None:
             break
     assert server.over
     assert calls <= server._limits.resets_burst + 1  # pyright: ignore[reportPrivateUsage]
-    assert _last_goaway(server.take()) == (frames.GOAWAY, 11)
+    assert _last_goaway(server.outgoing.take()) == (frames.GOAWAY, 11)
 
 
 def test_headers_are_bounded() -> None:
@@ -338,7 +367,7 @@ def test_streams_of_a_connection_are_bounded() -> None:
     server = connection(pair.limits)
     told = server.receive(frames.hello() + raw, 0.0)
     assert [event.stream_id for event in told if isinstance(event, Began)] == [1, 3, 5]
-    refused = [frame for frame in frames.split(server.take()) if frame[0] == frames.RST_STREAM]
+    refused = [frame for frame in frames.split(server.outgoing.take()) if frame[0] == frames.RST_STREAM]
     assert refused == [(frames.RST_STREAM, 0, 7, b"\0\0\0\7")]
     assert server.calls == 3
 
@@ -406,11 +435,11 @@ def test_a_client_that_gives_no_sign_of_life_is_left() -> None:
     no answer; any frame is one."""
     server = connection()
     server.receive(frames.hello() + frames.headers(1, end=True), 0.0)
-    server.take()
+    server.outgoing.take()
     assert server.tick(29.0) == []
-    assert server.take() == b""
+    assert server.outgoing.take() == b""
     server.tick(30.0)
-    assert frames.split(server.take())[0][0] == frames.PING
+    assert frames.split(server.outgoing.take())[0][0] == frames.PING
     server.receive(frames.window(0, 1), 31.0)
     assert server.tick(51.0) == []
     server.tick(61.0)
@@ -424,7 +453,7 @@ def test_a_connection_ends_at_its_age() -> None:
     pair.server.tick(99.0)
     assert not pair.of(ConnectionTerminated)
     pair.server.tick(100.0)
-    for kind, _, _, payload in frames.split(pair.server.take()):
+    for kind, _, _, payload in frames.split(pair.server.outgoing.take()):
         assert (kind, payload[4:8]) == (frames.GOAWAY, b"\0\0\0\0")
     assert pair.server.send(stream, b"still")
     assert [type(event) for event in pair.server.tick(150.0)] == [Over]
@@ -435,7 +464,7 @@ def test_a_server_that_leaves_says_so() -> None:
     pair = Pair()
     stream = pair.call(message(b""))
     pair.server.leave()
-    goaway = frames.split(pair.server.take())[0]
+    goaway = frames.split(pair.server.outgoing.take())[0]
     assert (goaway[0], goaway[3][:4]) == (frames.GOAWAY, b"\x7f\xff\xff\xff")
     assert pair.server.tick(1.0) == []
     pair.server.finish(stream, OK)
@@ -463,7 +492,7 @@ def test_a_breach_of_the_protocol_ends_the_connection(raw: bytes, code: int) -> 
     server = connection()
     told = server.receive(raw, 0.0)
     assert isinstance(told[-1], Over)
-    assert _last_goaway(server.take()) == (frames.GOAWAY, code)
+    assert _last_goaway(server.outgoing.take()) == (frames.GOAWAY, code)
     assert server.receive(frames.headers(9, end=True), 0.0) == []
 
 

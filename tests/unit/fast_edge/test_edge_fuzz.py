@@ -186,7 +186,7 @@ def test_bytes_that_are_anything(raw: bytes, begun: bool) -> None:
     server = connection(LIMITS)
     told = server.receive(frames.hello() if begun else b"", 0.0)
     told += server.receive(raw, 0.0)
-    frames.split(server.take())
+    frames.split(server.outgoing.take())
     assert server.over == any(isinstance(event, Over) for event in told)
 
 
