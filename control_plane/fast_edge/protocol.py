@@ -20,7 +20,7 @@ from control_plane.fast_edge.wire import CallError, Headers
 from control_plane.services.config_sync import Method
 
 CLOSE_SECONDS = 2.0
-"""How long a client may take to read what ends its connection."""
+"""How long a client may take to read what ends its connection, and to end it."""
 ALPN = "h2"
 
 _log = structlog.get_logger(__name__)
@@ -198,10 +198,15 @@ class EdgeProtocol(asyncio.Protocol):
         self._flush()
         self._drop_calls()
         transport = self._transport
-        if transport is not None and not transport.is_closing():
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            # What still comes is read and dropped: else the kernel would take
+            # the last words back.
+            transport.write_eof()
+        else:
             transport.close()
-            if transport.get_write_buffer_size():
-                asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
 
     def _drop_calls(self) -> None:
         for call in list(self._calls.values()):

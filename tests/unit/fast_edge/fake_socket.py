@@ -52,6 +52,10 @@ class FakeSocket(asyncio.Transport):
         """See asyncio."""
         return self.closed
 
+    def can_write_eof(self) -> bool:
+        """See asyncio."""
+        return False
+
     def close(self) -> None:
         """See asyncio."""
         self.closed = True
