@@ -31,6 +31,10 @@ class Line(Protocol):
         """Send a message; False if it waits."""
         ...
 
+    def push(self, stream_id: int, shared: bytes, own: bytes) -> bool:
+        """Send a message if it goes at once; else False, and nothing is sent."""
+        ...
+
     def taken(self, stream_id: int) -> None:
         """A message of the request is of no more concern."""
         ...
@@ -214,6 +218,10 @@ class Call:
         """Send a message; returns when the next can be taken."""
         if not self._line.send(self._stream_id, *message):
             await self._wait()
+
+    def push(self, message: Pieces) -> bool:
+        """Send a message if it goes at once; else False, and nothing is sent."""
+        return self._line.push(self._stream_id, message[0], message[1])
 
 
 class _Messages:

@@ -309,6 +309,12 @@ class Connection:
             self.outgoing.begin(sending, wire.OK_BLOCK)
         return self.outgoing.message(sending, shared, own)
 
+    def frame(self, stream_id: int, shared: bytes, own: bytes) -> bytes:
+        """A message as the frame that it is, if it can go at once, alone and
+        whole; else nothing."""
+        call = self._calls.get(stream_id)
+        return self.outgoing.frame(call.sending, shared, own) if call is not None else b""
+
     def push(self) -> list[Event]:
         """Go on with what has not gone out, as the socket takes more."""
         events: list[Event] = []

@@ -97,22 +97,28 @@ class Outgoing:
     def message(self, sending: Sending, shared: bytes, own: bytes) -> bool:
         """Send a message; False if it does not go whole now."""
         size = len(shared) + len(own)
-        whole = size + wire.PREFIX_BYTES
-        if (
-            whole <= FRAME_BYTES_MAX
-            and whole <= sending.window
-            and whole <= self._window
-            and not self.blocked
-        ):
-            sending.window -= whole
-            self._window -= whole
-            head = (whole << _LENGTH_SHIFT | sending.stream_id).to_bytes(_HEAD_BYTES, "big")
-            data = b"".join((head, size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
+        if not self.blocked and (data := self._frame(sending, size, shared, own)):
             self._out.append(data)
             self._bytes += len(data)
             return True
         self.body(sending, (size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
         return not sending.pending
+
+    def frame(self, sending: Sending, shared: bytes, own: bytes) -> bytes:
+        """A message as the one frame that it is, for the socket itself; nothing
+        if it has to wait for what is before it, or for the client."""
+        if self._out or self._turns or self.blocked or not sending.begun:
+            return b""
+        return self._frame(sending, len(shared) + len(own), shared, own)
+
+    def _frame(self, sending: Sending, size: int, shared: bytes, own: bytes) -> bytes:
+        whole = size + wire.PREFIX_BYTES
+        if whole > FRAME_BYTES_MAX or whole > sending.window or whole > self._window:
+            return b""
+        sending.window -= whole
+        self._window -= whole
+        head = (whole << _LENGTH_SHIFT | sending.stream_id).to_bytes(_HEAD_BYTES, "big")
+        return b"".join((head, size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
 
     def body(self, sending: Sending, pieces: tuple[bytes, ...]) -> None:
         """Send bytes in DATA frames, as the windows allow."""

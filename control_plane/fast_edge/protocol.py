@@ -137,6 +137,17 @@ class EdgeProtocol(asyncio.Protocol):
         self._flush()
         return whole
 
+    def push(self, stream_id: int, shared: bytes, own: bytes) -> bool:
+        """Send a message if it goes at once; else False, and nothing is sent."""
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None:
+            return False
+        data = connection.frame(stream_id, shared, own)
+        if not data:
+            return False
+        transport.write(data)
+        return True
+
     def taken(self, stream_id: int) -> None:
         """A message of the request is of no more concern."""
         if self._connection is not None:

@@ -25,7 +25,8 @@ class Context(Protocol):
         ...
 
     async def write(self, message: Pieces) -> None:
-        """Send a message; returns when the next can be taken."""
+        """Send a message; returns when the next can be taken. A transport may
+        have `push` besides: see control_plane.watch.serving.Push."""
         ...
 
 
@@ -45,7 +46,7 @@ class ConfigSyncService:
             # Alone: gRPC cannot end a call with a status when its headers went
             # with a first message that nobody took.
             await context.send_initial_metadata(())
-            await stream.serve(context.write)
+            await stream.serve(context.write, getattr(context, "push", None))
         finally:
             self._hub.close_stream(stream)
 

@@ -51,6 +51,9 @@ Pieces = tuple[bytes, bytes]
 """A message: what it shares with other streams, and what is the stream's own."""
 Write = Callable[[Pieces], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
+Push = Callable[[Pieces], bool]
+"""Hands one message to the transport if it can take it at once; else returns
+False, and has taken nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,12 @@ class Surroundings:
 
 class Stream:
     """One open stream. It has no task and no lock of its own: `serve` runs in
-    its caller's task, and the others only leave word of what is to be done."""
+    its caller's task, and the others only leave word of what is to be done.
+
+    Where the transport can take messages at once, most of them need no task at
+    all: who wakes the stream does what it would do, up to where there is
+    something to wait for.
+    """
 
     __slots__ = (
         "_around",
@@ -81,10 +89,13 @@ class Stream:
         "_forget",
         "_heartbeat_due",
         "_interrupted",
+        "_left",
         "_list_again",
         "_missing_report",
+        "_push",
         "_suffix",
         "_task",
+        "_unsent",
         "_waiter",
         "node_id",
         "pinned",
@@ -123,6 +134,10 @@ class Stream:
         self._interrupted = False
         self._task: asyncio.Task[object] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._push: Push | None = None
+        self._left: list[Action] = []
+        self._unsent: Pieces | None = None
+        """What was decided and is not carried out: a message, and then actions."""
 
     def mark(self, tenant_id: TenantId) -> None:
         """The tenant has changed; `wake` is to follow."""
@@ -164,19 +179,49 @@ class Stream:
 
     def wake(self) -> None:
         """There is something to send."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._push is not None and not self._called:
+            # Meanwhile nobody else has to wake it.
+            self._waiter = None
+            try:
+                idle = self._do_at_once(self._push)
+            except Exception as error:
+                self._waiter = waiter
+                waiter.set_exception(error)
+                return
+            self._waiter = waiter
+            if idle:
+                return
+        waiter.set_result(None)
 
-    async def serve(self, write: Write) -> NoReturn:
+    def _do_at_once(self, push: Push) -> bool:
+        """Send what can be sent without a wait; says whether that was all."""
+        for _ in range(LOOKS_PER_TURN):
+            if self._called:
+                return False
+            if not (self._dirty or self._batch):
+                return True
+            event = self._look_at_once()
+            if event is None:
+                return False
+            actions = self.state.receive(event)
+            for number, action in enumerate(actions):
+                data = self._carry_out(action)
+                if data is not None and not push(data):
+                    self._unsent, self._left = data, actions[number + 1 :]
+                    return False
+        return False
+
+    async def serve(self, write: Write, push: Push | None = None) -> NoReturn:
         """Send what there is to send, until the stream ends: with
         VoxplaneError, or with what `write` raises."""
         event: Event | None
-        action: Action | None
-        data: Pieces | None
-        monotonic = self._around.clock.monotonic
         loop = asyncio.get_running_loop()
         looks = 0
         self._task = asyncio.current_task()
+        self._push = push
         try:
             await self._begin()
             while True:
@@ -189,6 +234,7 @@ class Stream:
                     self._waiter = loop.create_future()
                     await self._waiter
                     self._waiter = None
+                    await self._go_on(write)
                 if self._list_again:
                     await self._list()
                     continue
@@ -196,14 +242,9 @@ class Stream:
                     event = self._call()
                 else:
                     event = await self._look()
-                for action in self.state.receive(event):
-                    data = self._carry_out(action)
-                    if data is not None:
-                        self.writing_since, self.unsent_bytes = monotonic(), len(data[0]) + len(data[1])
-                        await write(data)
-                        self.writing_since = None
-                # While it waits, the stream holds no message and no old state.
-                event = action = data = None
+                self._left = self.state.receive(event)
+                event = None  # while it waits, the stream holds no old state
+                await self._go_on(write)
                 looks += 1
                 if looks == LOOKS_PER_TURN:
                     looks = 0
@@ -211,7 +252,18 @@ class Stream:
         except asyncio.CancelledError as cancelled:
             raise self._why_ended(cancelled) from None
         finally:
-            self.writing_since = self._task = self._waiter = None
+            self.writing_since = self._task = self._waiter = self._push = None
+
+    async def _go_on(self, write: Write) -> None:
+        """Carry out what is left of what was decided."""
+        data, self._unsent = self._unsent, None
+        while data is not None or self._left:
+            if data is not None:
+                self.writing_since = self._around.clock.monotonic()
+                self.unsent_bytes = len(data[0]) + len(data[1])
+                await write(data)
+                self.writing_since = None
+            data = self._carry_out(self._left.pop(0)) if self._left else None
 
     def _why_ended(self, cancelled: asyncio.CancelledError) -> BaseException:
         """What ends the stream: what interrupt() was called for, or else the
@@ -264,6 +316,16 @@ class Stream:
             self._batch.reverse()
             self._dirty.clear()
         return self._batch.pop()
+
+    def _look_at_once(self) -> Event | None:
+        """Look at the next tenant, if it is in memory and watched already."""
+        around, tenant_id = self._around, self._next_tenant()
+        permit = around.rights.permit(self.principal, tenant_id)
+        state = around.tenants.peek(tenant_id) if permit.tenant and tenant_id in self.pinned else None
+        if state is None or tenant_id in self.state.declared:
+            self._batch.append(tenant_id)
+            return None
+        return StateChanged(state, permit, NOT_REFUSED)
 
     async def _look(self) -> Event:
         """Look at the next tenant. One that may not be seen is not loaded."""

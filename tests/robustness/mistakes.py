@@ -60,6 +60,8 @@ class LossyConfigSync(ConfigSyncService):
 class _Lossy:
     """The context of a call, but for what it writes."""
 
+    push = None
+
     def __init__(self, context: Any) -> None:
         self._context = context
         self._messages = 0
