@@ -96,24 +96,27 @@ class Outgoing:
 
     def message(self, sending: Sending, shared: bytes, own: bytes) -> bool:
         """Send a message; False if it does not go whole now."""
-        size = len(shared) + len(own)
-        if not self.blocked and (data := self._frame(sending, size, shared, own)):
-            self._out.append(data)
-            self._bytes += len(data)
+        if data := self.frame(sending, shared, own):
+            self.put(data)
             return True
+        size = len(shared) + len(own)
         self.body(sending, (size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
         return not sending.pending
 
     def frame(self, sending: Sending, shared: bytes, own: bytes) -> bytes:
         """A message as the one frame that it is, for the socket itself; nothing
         if it has to wait for what is before it, or for the client."""
-        if self._out or self._turns or self.blocked or not sending.begun:
-            return b""
-        return self._frame(sending, len(shared) + len(own), shared, own)
-
-    def _frame(self, sending: Sending, size: int, shared: bytes, own: bytes) -> bytes:
+        size = len(shared) + len(own)
         whole = size + wire.PREFIX_BYTES
-        if whole > FRAME_BYTES_MAX or whole > sending.window or whole > self._window:
+        if (
+            whole > FRAME_BYTES_MAX
+            or whole > sending.window
+            or whole > self._window
+            or self._out
+            or self._turns
+            or self.blocked
+            or not sending.begun
+        ):
             return b""
         sending.window -= whole
         self._window -= whole

@@ -100,11 +100,19 @@ class Encoder:
             bytes_max, getsizeof=lambda encoded: len(encoded.data)
         )
         self._quiet: dict[float, bytes] = {}
+        self._last: tuple[weakref.ref[Part], bytes] | None = None
         self.encoded_parts = 0
         """Count of the parts that were made, not taken from memory."""
 
     def part(self, part: Part) -> bytes:
         """The bytes of a part, without a suffix."""
+        if self._last is not None and self._last[0]() is part:
+            return self._last[1]
+        data = self._part(part)
+        self._last = (weakref.ref(part), data)
+        return data
+
+    def _part(self, part: Part) -> bytes:
         key = id(part)
         found = self._encoded.get(key)
         if found is not None:

@@ -12,6 +12,7 @@ from control_plane.state import Tenants
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
+from control_plane.watch.planner import Step
 from control_plane.watch.rights import Rights
 from control_plane.watch.stream import (
     NOT_REFUSED,
@@ -206,6 +207,13 @@ class Stream:
             event = self._look_at_once()
             if event is None:
                 return False
+            step = self.state.follow(event.state, event.permit)
+            if step is not None:
+                data = self._step(event.state.tenant_id, step)
+                if not push(data):
+                    self._unsent = data
+                    return False
+                continue
             actions = self.state.receive(event)
             for number, action in enumerate(actions):
                 data = self._carry_out(action)
@@ -213,6 +221,13 @@ class Stream:
                     self._unsent, self._left = data, actions[number + 1 :]
                     return False
         return False
+
+    def _step(self, tenant_id: TenantId, step: Step) -> Pieces:
+        """What Moved and Send would do."""
+        nonce = self.state.nonce
+        if self.node_id:
+            self._ask(self._around.fleet.sent(self.stream_id, tenant_id, step.after, step.removed, nonce))
+        return self._around.encoder.part(step.part), self._suffix.bytes(nonce)
 
     async def serve(self, write: Write, push: Push | None = None) -> NoReturn:
         """Send what there is to send, until the stream ends: with
@@ -312,12 +327,14 @@ class Stream:
         changes meanwhile waits for the next round, so that no tenant is served
         twice before the others."""
         if not self._batch:
+            if len(self._dirty) == 1:
+                return self._dirty.popitem()[0]
             self._batch = [*self._dirty]
             self._batch.reverse()
             self._dirty.clear()
         return self._batch.pop()
 
-    def _look_at_once(self) -> Event | None:
+    def _look_at_once(self) -> StateChanged | None:
         """Look at the next tenant, if it is in memory and watched already."""
         around, tenant_id = self._around, self._next_tenant()
         permit = around.rights.permit(self.principal, tenant_id)
