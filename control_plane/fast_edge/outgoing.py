@@ -64,6 +64,11 @@ class Outgoing:
         return bool(self._turns)
 
     @property
+    def has_some(self) -> bool:
+        """Whether there are bytes to send."""
+        return bool(self._out)
+
+    @property
     def goes_on(self) -> bool:
         """Whether more can be made as soon as this is taken."""
         return self._stuck and not self.blocked

@@ -66,15 +66,17 @@ class EdgeProtocol(asyncio.Protocol):
             socket.abort()
             return
         socket.set_write_buffer_limits(UNSENT_BYTES_HIGH)
+        # What the server begins with goes out with its first answer.
         self._connection = self._around.make()
-        self._flush()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         connection = self._connection
         if connection is not None:
             self._dispatch(connection.receive(data, self._around.monotonic()))
-            self._flush()
+            # Not at once: a call that has just begun may add to it.
+            if connection.outgoing.has_some:
+                self._flush_soon()
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol. Who does not read is not read from."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.processes import free_port, server
 from tests.edge_clients import clients
+from tests.unit.fast_edge import frames
 
 SECTIONS = ("generic", "hpack", "http2")
 RUN_SECONDS_MAX = 100.0
@@ -39,5 +40,6 @@ async def test_h2spec(tmp_path: Path) -> None:
         assert failed <= EXPLAINED, said
         assert "Traceback" not in running.log_end()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(frames.hello())
         assert await reader.read(1)
         writer.close()

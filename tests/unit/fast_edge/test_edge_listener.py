@@ -146,6 +146,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         clients[0][1].close()
         await until(lambda: server.control_plane.counts()["edge_connections"] < 2)
         reader, writer = await raw_client(server.sync_address)
+        writer.write(frames.hello())
         assert await reader.read(1)
         for _, each in (*clients, (reader, writer)):
             each.close()
@@ -154,7 +155,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
 async def test_silence_ends_a_connection(server: WatchServer) -> None:
     """A client that says nothing is left in seconds."""
     reader, writer = await raw_client(server.sync_address)
-    assert await reader.read(1)
+    await until(lambda: server.control_plane.counts()["edge_connections"] == 1)
     await server.clock.advance(12)
     assert b"\x07" in await reader.read()
     writer.close()
