@@ -21,6 +21,11 @@ _log = structlog.stdlib.get_logger(__name__)
 
 def command(
     server: Annotated[str | None, typer.Option(help="Address of the control plane.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the control plane's authority; turns TLS on.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the node's certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
     node_id: Annotated[str | None, typer.Option(help="Unique name; the host's name if not given.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of cache and socket.")] = None,
     node_socket: Annotated[Path | None, typer.Option(help="The relay's socket, elsewhere.")] = None,
@@ -73,6 +78,9 @@ def command(
     """
     flags: dict[str, object] = {
         "server": server,
+        "tls_ca": tls_ca,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
         "node_id": node_id,
         "data_dir": data_dir,
         "node_socket": node_socket,

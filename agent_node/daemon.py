@@ -36,7 +36,9 @@ from agent_node.settings import NodeSettings
 from agent_node.upstream import (
     CacheWriter,
     DiskCache,
+    EdgeWay,
     Reporter,
+    Routes,
     Upstream,
     WatchProtocol,
     WordKeeper,
@@ -108,7 +110,12 @@ class Node:
         self._clock = clock
         cache = _open_cache(settings.cache_folder)
         self._words = WordKeeper(cache, clock, boot_id())
-        self._channel = connect(settings.server)
+        self._channel = _connect(settings, settings.server)
+        self._edge = EdgeWay(
+            Routes(settings.server, tls=settings.tls is not None, jitter=jitter),
+            lambda edge: connect(edge.address, tls=settings.tls),
+            clock,
+        )
         stub = sync_grpc.ConfigSyncServiceStub(self._channel)
         restored = [
             cached
@@ -145,6 +152,7 @@ class Node:
             reporter=self._reporter,
             writer=self._writer,
             clock=clock,
+            edge=self._edge,
         )
         self._pool = _text_pool(settings, clock, jitter)
         self._uplink = SessionUplink(
@@ -224,6 +232,7 @@ class Node:
         )
         async with AsyncExitStack() as held:
             held.push_async_callback(self._channel.close)
+            held.push_async_callback(self._edge.close)
             held.callback(self._stager.close)
             await held.enter_async_context(self._uplink.running(self.desk.command))
             held.push_async_callback(self._relay.stop, RELAY_GRACE_SECONDS)
@@ -299,6 +308,13 @@ def _open_cache(folder: Path) -> DiskCache:
         return DiskCache(folder)
     except OSError as error:
         raise ConfigurationError(f"data_dir: the cache cannot be made: {error}") from error
+
+
+def _connect(settings: NodeSettings, address: str) -> grpc.aio.Channel:
+    try:
+        return connect(address, tls=settings.tls)
+    except OSError as error:
+        raise ConfigurationError(f"tls: a file cannot be read: {error}") from error
 
 
 def _text_pool(settings: NodeSettings, clock: Clock, jitter: Callable[[], float]) -> TextPool:

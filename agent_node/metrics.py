@@ -96,6 +96,8 @@ class NodeMetrics(Collector):
         yield _count("back_offs", "Waits after a stream that failed.", figures.back_offs)
         yield _count("moves", "Streams that ended as the server wished.", figures.moves)
         yield _count("replaced", "Streams that another node of the same id has taken over.", figures.replaced)
+        yield _count("edge_opens", "Streams that were opened by the edge.", figures.edge_opens)
+        yield _count("edge_failures", "Streams of the edge that led to nothing.", figures.edge_failures)
         yield _counts("stream_messages", "Messages, by kind.", "kind", figures.messages)
         yield _counts("transfers", "Transfers that were applied, by intent.", "intent", figures.transfers)
         yield _count("refused_bundles", "Bundles that were refused.", self._board.refusals)

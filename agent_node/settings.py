@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from agent_node.logs import LogFormat, LogLevel
 from voxplane.names import ALL_TENANTS
+from voxplane.tls import ClientTls
 
 ENV_PREFIX = "VOXPLANE_"
 PORT_MAX = 65_535
@@ -36,6 +37,9 @@ class NodeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     server: str = "127.0.0.1:50051"
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     node_id: str = Field(default_factory=socket.gethostname, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
     data_dir: Path = Path(".voxplane")
     node_socket: Path | None = None
@@ -59,6 +63,11 @@ class NodeSettings(BaseSettings):
     secret_dirs: Annotated[tuple[Path, ...], NoDecode] = SECRET_DIRS
     tool_private_hosts: Annotated[tuple[HostAndPort, ...], NoDecode] = ()
     text_job_module: str = "agent_node.job.text"
+
+    @property
+    def tls(self) -> ClientTls | None:
+        """How the control plane is reached; None if without TLS."""
+        return ClientTls(self.tls_ca, self.tls_cert, self.tls_key) if self.tls_ca else None
 
     @property
     def folder(self) -> Path:
@@ -122,6 +131,14 @@ class NodeSettings(BaseSettings):
         if 0 < limit < JOB_MEMORY_MB_MIN:
             raise ValueError(f"a job needs {JOB_MEMORY_MB_MIN} MiB at least; 0 means no limit")
         return limit
+
+    @model_validator(mode="after")
+    def _has_whole_identity(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are given together")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError("tls_cert needs tls_ca, the authority of the control plane")
+        return self
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

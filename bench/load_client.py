@@ -14,18 +14,22 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from bench.building import program
+from bench.certificate import self_signed
 from bench.processes import BenchError, Running, free_port, other_server, server
 
 CLIENT_SECONDS_MAX = 300.0
 
-Subject = Literal["voxplane", "etcd", "ads", "bare"]
-"""`ads` is go-control-plane's, `bare` is grpc.aio with nothing of ours."""
+Subject = Literal["voxplane", "edge", "edge-tls", "etcd", "ads", "bare"]
+"""`edge` is Voxplane watched over its fast edge, `edge-tls` the same over TLS;
+`ads` is go-control-plane's, `bare` is grpc.aio with nothing of ours."""
+OURS: tuple[Subject, ...] = ("voxplane", "edge", "edge-tls")
 
 
 class FanResult(BaseModel):
@@ -66,16 +70,26 @@ class SoakResult(BaseModel):
     failures: dict[str, int] = Field(default_factory=dict[str, int])
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server, and what the client is told of where to watch it."""
+
+    running: Running
+    flags: tuple[str, ...] = ()
+
+
 @asynccontextmanager
-async def subject_server(subject: Subject, settings: str = "") -> AsyncGenerator[Running, None]:
+async def subject_server(subject: Subject, settings: str = "") -> AsyncGenerator[Served, None]:
     """A fresh server of a subject in a folder of its own; `settings` is a TOML
     file for Voxplane. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="voxplane-bench-") as name:
         folder = Path(name)
-        if subject == "voxplane":
+        flags: tuple[str, ...] = ()
+        if subject in OURS:
             config = folder / "settings.toml"
             config.write_text(settings)
-            running = server(folder, "--config", str(config))
+            told, flags, ca = _edge(subject, folder)
+            running = server(folder, "--config", str(config), *told, ca=ca)
         elif subject == "etcd":
             peer = f"http://127.0.0.1:{free_port()}"
             running = other_server(
@@ -86,25 +100,39 @@ async def subject_server(subject: Subject, settings: str = "") -> AsyncGenerator
         else:
             running = other_server([program("ads")], folder)
         async with running as up:
-            yield up
+            yield Served(up, flags)
+
+
+def _edge(subject: Subject, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], bytes | None]:
+    """What the server and the client are told of the edge, and the authority of
+    its certificate."""
+    if subject == "voxplane":
+        return (), (), None
+    address = f"127.0.0.1:{free_port()}"
+    told, flags = ("--edge-listen", address), ("-watches", address)
+    if subject == "edge":
+        return told, flags, None
+    cert, key = self_signed(folder)
+    return (*told, "--tls-cert", str(cert), "--tls-key", str(key)), (*flags, "-tls"), cert.read_bytes()
 
 
 @asynccontextmanager
 async def client(
-    subject: Subject, kind: str, running: Running, *flags: str
+    subject: Subject, kind: str, served: Served, *flags: str
 ) -> AsyncGenerator[asyncio.subprocess.Process, None]:
     """The load client at work; killed with the block."""
+    running = served.running
     process = await asyncio.create_subprocess_exec(
         program("client"),
         *(
             "-subject",
-            "voxplane" if subject == "bare" else subject,
+            "voxplane" if subject in (*OURS, "bare") else subject,
             "-kind",
             kind,
             "-address",
             running.address,
         ),
-        *("-pid", str(running.process.pid), *flags),
+        *("-pid", str(running.process.pid), *served.flags, *flags),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=64 * 1024 * 1024,
@@ -120,7 +148,7 @@ async def client(
 async def load(subject: Subject, kind: str, *flags: str) -> bytes:
     """The JSON of one run of the client against a fresh server. Raises
     BenchError with the end of the server's log."""
-    async with subject_server(subject) as running, client(subject, kind, running, *flags) as process:
+    async with subject_server(subject) as served, client(subject, kind, served, *flags) as process:
         try:
             said, why = await asyncio.wait_for(process.communicate(), CLIENT_SECONDS_MAX)
         except TimeoutError:
@@ -128,6 +156,6 @@ async def load(subject: Subject, kind: str, *flags: str) -> bytes:
         if process.returncode != 0:
             raise BenchError(
                 f"{subject} {kind} {' '.join(flags)}: {why.decode()}\nThe server's log ends with\n"
-                f"{running.log_end()}"
+                f"{served.running.log_end()}"
             )
         return said

@@ -125,8 +125,11 @@ async def command(*arguments: str, log: Path, address: str = "") -> AsyncGenerat
         yield running
 
 
-async def _ready(running: Running) -> None:
-    async with grpc.aio.insecure_channel(running.address) as channel:
+async def _ready(running: Running, ca: bytes | None = None) -> None:
+    made = grpc.aio.insecure_channel(running.address)
+    if ca:
+        made = grpc.aio.secure_channel(running.address, grpc.ssl_channel_credentials(ca))
+    async with made as channel:
         ready = asyncio.ensure_future(channel.channel_ready())
         ended = asyncio.ensure_future(running.process.wait())
         await asyncio.wait({ready, ended}, timeout=READY_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
@@ -137,13 +140,13 @@ async def _ready(running: Running) -> None:
 
 
 @asynccontextmanager
-async def server(folder: Path, *flags: str) -> AsyncGenerator[Running, None]:
-    """A control plane on SQLite below `folder`, ready for calls. Raises
-    BenchError."""
+async def server(folder: Path, *flags: str, ca: bytes | None = None) -> AsyncGenerator[Running, None]:
+    """A control plane on SQLite below `folder`, ready for calls; over TLS if
+    there is an authority. Raises BenchError."""
     address = f"127.0.0.1:{free_port()}"
     options = ("serve", "--grpc-listen", address, "--data-dir", str(folder), *flags)
     async with command(*options, log=folder / "server.log", address=address) as running:
-        await _ready(running)
+        await _ready(running, ca)
         yield running
 
 

@@ -57,7 +57,8 @@ class Row:
     def ratio(self) -> float | None:
         """Ours to etcd's, or to what the target names."""
         against = self.target.against if self.target else Against.ETCD
-        other = {Against.ADS: self.ads, Against.NONE_SILENT: self.none}.get(against, self.etcd)
+        others = {Against.ADS: self.ads, Against.NONE_SILENT: self.none, Against.PLAIN: self.none}
+        other = others.get(against, self.etcd)
         return self.ours / other if self.ours is not None and other else None
 
     @property
@@ -120,6 +121,32 @@ def _report_rows(ours: list[FanResult], etcd: list[FanResult], target: Target | 
     figures = [middle((run.by_unary_ms for run in runs), 0.5) for runs in (ours, etcd)]
     yield _row("commit → all APPLIED by unary call, p50", "ms", figures)
     figures = [median(run.by_unary_us for run in runs) for runs in (ours, etcd)]
+    yield _row("server CPU, delivery + report by unary call", "µs", figures)
+
+
+def edge_rows(rounds: Rounds, size: Size) -> Iterator[Row]:
+    """The rows of one size over the fast edge; what is ours in them is its."""
+    edge, secure = rounds.fans[("edge", size)], rounds.fans[("edge-tls", size)]
+    etcd = rounds.fans[("etcd", size)]
+    both = (edge, etcd)
+    for share, name in ((0.5, "p50"), (0.99, "p99")):
+        figures = [middle((run.have_ms for run in runs), share) for runs in both]
+        yield _row(f"commit → all have it, {name}", "ms", figures, target=targets.EDGE_ALL_HAVE)
+    figures = [median(run.deliver_us for run in runs) for runs in both]
+    yield _row("server CPU per delivery", "µs", figures, target=targets.EDGE_CPU)
+    if secure:
+        with_tls, plain = (median(run.deliver_us for run in runs) for runs in (secure, edge))
+        yield Row("server CPU per delivery, with TLS", "µs", with_tls, none=plain, target=targets.EDGE_TLS)
+    figures = [median(run.stream_kb for run in runs) for runs in both]
+    yield _row("RSS per idle stream", "KB", figures, target=targets.EDGE_RSS)
+    if secure:
+        yield Row("RSS per idle stream, with TLS", "KB", median(run.stream_kb for run in secure))
+    lost = [float(max(run.lost for run in runs)) if runs else None for runs in both]
+    yield _row("streams lost", "", lost, target=targets.NONE_LOST)
+    yield from _reconnect_rows(both, targets.EDGE_RECONNECT)
+    by_stream = median(run.by_stream_us for run in edge)
+    yield Row("server CPU, delivery + report by stream", "µs", by_stream, target=targets.EDGE_BY_STREAM)
+    figures = [median(run.by_unary_us for run in runs) for runs in both]
     yield _row("server CPU, delivery + report by unary call", "µs", figures)
 
 

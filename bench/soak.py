@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.building import build
-from bench.load_client import SoakResult, client, subject_server
+from bench.load_client import SoakResult, Subject, client, subject_server
 from bench.processes import BenchError, Running, raise_file_limit, run
 
 OPEN_FILES = 8_000
@@ -106,6 +106,7 @@ class Soak:
     commits: float
     churn: float
     history: int
+    subject: Subject
 
     def flags(self) -> tuple[str, ...]:
         """For the load client."""
@@ -123,19 +124,19 @@ async def _main(soak: Soak) -> tuple[list[Sample], SoakResult]:
     samples: list[Sample] = []
     last: SoakResult | None = None
     async with (
-        subject_server("voxplane", f"history_entries_max = {soak.history}\n") as running,
-        client("voxplane", "soak", running, *soak.flags()) as load,
+        subject_server(soak.subject, f"history_entries_max = {soak.history}\n") as served,
+        client(soak.subject, "soak", served, *soak.flags()) as load,
     ):
         assert load.stdout is not None
         assert load.stderr is not None
         async for line in load.stdout:
             last = SoakResult.model_validate_json(line)
             if last.seconds < soak.minutes * 60:
-                samples.append(await _sample(running, last))
+                samples.append(await _sample(served.running, last))
                 _tell(samples)
         if await load.wait():
             why = (await load.stderr.read()).decode()
-            raise BenchError(f"{why}\nThe server's log ends with\n{running.log_end()}")
+            raise BenchError(f"{why}\nThe server's log ends with\n{served.running.log_end()}")
     if not samples or last is None:
         raise BenchError("too short to tell anything")
     return samples, last
@@ -205,6 +206,9 @@ if __name__ == "__main__":
     parser.add_argument("--churn", type=float, default=10.0, help="reconnects a second")
     parser.add_argument(
         "--history", type=int, default=1_000, help="changes that the server keeps of a tenant"
+    )
+    parser.add_argument(
+        "--subject", choices=("voxplane", "edge", "edge-tls"), default="voxplane", help="the listener"
     )
     samples, last = run(_main(Soak(**vars(parser.parse_args()))))
     Console(width=120).print(table(samples, last))

@@ -12,6 +12,7 @@ class Against(Enum):
     ETCD = "× etcd"
     ADS = "× ADS"
     NONE_SILENT = "× none"
+    PLAIN = "× plain"
     ITSELF = ""
 
 
@@ -42,5 +43,11 @@ SILENT = Target(1.1, Against.NONE_SILENT)
 COMMITS = Target(1_500, Against.ITSELF, "/s", least=True)
 ONE_WRITER = Target(2, Against.ITSELF, "ms")
 ALL_HAVE = {2_000: Target(2.5, Against.ETCD), 16_000: Target(1.5, Against.ETCD)}
+EDGE_ALL_HAVE = Target(1.0, Against.ETCD)
+EDGE_CPU = Target(0.7, Against.ETCD)
+EDGE_RSS = Target(0.3, Against.ETCD)
+EDGE_RECONNECT = Target(1.0, Against.ETCD)
+EDGE_BY_STREAM = Target(60, Against.ITSELF, "µs")
+EDGE_TLS = Target(1.4, Against.PLAIN)
 TARGET_STREAMS = 1_000
 CROWD_STREAMS = 5_000

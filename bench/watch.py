@@ -4,11 +4,12 @@ Both are real processes on this machine, with a durable commit each (SQLite,
 synchronous=FULL; etcd's default), driven by one load client in Go with the
 same settings: a connection and a stream for each client, payloads not parsed.
 ADS is go-control-plane's, and bare grpc.aio is what stands under us: neither
-has a disk. The next change is made when all have the last; times are from
-before the call that commits. A client of etcd that is back watches from its
-revision on and reads nothing; its report is a Put of a key of its own, which is
-durable, as ours is not. Rounds are interleaved; figures are medians of the
-rounds. As other load moves all figures, look at the ratios.
+has a disk. The fast edge is the same server, watched at its other listener. The
+next change is made when all have the last; times are from before the call that
+commits. A client of etcd that is back watches from its revision on and reads
+nothing; its report is a Put of a key of its own, which is durable, as ours is
+not. Rounds are interleaved; figures are medians of the rounds. As other load
+moves all figures, look at the ratios.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from rich.table import Table
 from bench.building import build
 from bench.load_client import CommitsResult, FanResult, Subject, load
 from bench.processes import raise_file_limit, run
-from bench.rows import Rounds, Row, Size, commit_rows, fan_rows, silent_rows
+from bench.rows import Rounds, Row, Size, commit_rows, edge_rows, fan_rows, silent_rows
 
 OPEN_FILES = 12_000
 WRITERS = (1, 64)
 WRITER_BYTES = 2_000
 PEER_STREAMS = 1_000
-REPORTING: tuple[Subject, ...] = ("voxplane", "etcd")
+REPORTING: tuple[Subject, ...] = ("voxplane", "edge", "edge-tls", "etcd")
 SILENT = Size(1_000, 16_000, 10)
 WIDTH = 132
 
@@ -108,8 +109,12 @@ def sizes(effort: Effort) -> list[Size]:
 
 def subjects(size: Size, effort: Effort) -> tuple[Subject, ...]:
     """Who is measured at a size, in turn."""
-    with_all = size.streams == PEER_STREAMS and not size.silent and size.payload in effort.peer_payloads
-    return ("voxplane", "etcd", "ads", "bare") if with_all else ("voxplane", "etcd")
+    if size.silent:
+        return ("voxplane", "etcd")
+    with_all = size.streams == PEER_STREAMS and size.payload in effort.peer_payloads
+    if with_all:
+        return ("voxplane", "edge", "etcd", "edge-tls", "ads", "bare")
+    return ("voxplane", "edge", "etcd")
 
 
 async def measure(effort: Effort) -> Rounds:
@@ -135,6 +140,7 @@ def _sections(rounds: Rounds, effort: Effort) -> Iterator[tuple[str, Iterable[Ro
             yield size.title, silent_rows(rounds, size)
         else:
             yield size.title, fan_rows(rounds, size)
+            yield f"{size.title}, over the fast edge", edge_rows(rounds, size)
     for writers in WRITERS:
         yield (
             f"{writers} writer{'s' * (writers > 1)}, 2 KB, through the whole edge",

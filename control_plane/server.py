@@ -15,22 +15,25 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
-from control_plane.edge import interceptors
+from control_plane.edge import interceptors, layers
 from control_plane.edge.health import Health, add_reflection
 from control_plane.edge.listen import ListenError, listen, make_server
 from control_plane.edge.logs import configure
+from control_plane.edge.tls import TlsError, grpc_credentials, ssl_context
+from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fleet import Fleet
 from control_plane.services.agents import AgentService
-from control_plane.services.config_sync import ConfigSyncService, add_to_server
+from control_plane.services.config_sync import SERVICE, ConfigSyncService, add_to_server, methods
 from control_plane.services.nodes import NodeService
 from control_plane.services.sessions import SessionService
 from control_plane.sessions import Sessions
-from control_plane.settings import Settings, load_settings
+from control_plane.settings import UNIX, Settings, load_settings
 from control_plane.state import Tenants
 from control_plane.store import Store, StoreError
 from control_plane.store.memory import MemoryStore
 from control_plane.store.sqlite import SqliteStore
 from control_plane.watch import Hub
+from control_plane.watch.encoder import encode_offer
 from voxplane.clock import Clock, SystemClock
 from voxplane.v1 import (
     agent_service_pb2,
@@ -60,6 +63,7 @@ class ControlPlane:
     def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
         self._settings = settings
         self._store = store
+        self._clock = clock
         self.tenants = Tenants(store, clock, settings.history_entries_max)
         self.fleet = Fleet(clock)
         self.hub = Hub(self.tenants, self.fleet, clock, settings.watch)
@@ -67,25 +71,75 @@ class ControlPlane:
         tracing = settings.tracing or bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
         self._server = make_server(interceptors(tracing=tracing))
         add_AgentServiceServicer_to_server(AgentService(self.tenants), self._server)
-        add_to_server(ConfigSyncService(self.hub), self._server)
+        add_to_server(ConfigSyncService(self.hub, self._greeting), self._server)
         add_NodeServiceServicer_to_server(NodeService(self.fleet, self.tenants, clock), self._server)
         add_SessionServiceServicer_to_server(SessionService(self.sessions, self.tenants), self._server)
+        self._edge: FastEdge | None = None
+        self._offer = b""
         self._health = Health(self._server, _SERVICES)
         add_reflection(self._server, _SERVICES)
 
+    @property
+    def edge_address(self) -> str:
+        """Where the fast edge listens; empty if it does not."""
+        return self._edge.address if self._edge is not None else ""
+
     async def start(self) -> str:
-        """Serve, and return the address. Raises ListenError."""
+        """Serve, and return gRPC's address. Raises ListenError, TlsError."""
+        tls = self._settings.tls
         await self._health.not_ready()
-        address = listen(self._server, self._settings.grpc_listen)
+        credentials = grpc_credentials(tls) if tls else None
+        address = listen(self._server, self._settings.grpc_listen, credentials)
+        await self.start_edge()
         await self._server.start()
         self.sessions.start()
         await self._health.ready()
         return address
 
+    async def start_edge(self) -> None:
+        """Serve the fast edge, and offer it to nodes. Raises ListenError,
+        TlsError."""
+        settings = self._settings
+        if not settings.edge:
+            return
+        edge = FastEdge(
+            SERVICE,
+            methods(ConfigSyncService(self.hub)),
+            layers(),
+            self._clock,
+            limits=Limits(connections_max=settings.edge_connections_max),
+            tls=ssl_context(settings.tls) if settings.tls else None,
+        )
+        try:
+            await edge.start(settings.edge)
+        except ListenError as error:
+            if settings.edge_listen:
+                raise
+            _log.warning("no fast edge", reason=str(error))
+            return
+        self._edge = edge
+        reached = settings.edge_advertise or edge.address
+        if not settings.edge_advertise and not reached.startswith(UNIX):
+            # Nodes know by which name they reach this machine; it does not.
+            reached = f":{reached.rpartition(':')[2]}"
+        self._offer = encode_offer(reached, tls=settings.tls is not None)
+
+    async def stop_edge(self) -> None:
+        """Serve no edge any more; its streams end after `drain_seconds`, and
+        their nodes come to gRPC."""
+        edge, self._edge, self._offer = self._edge, None, b""
+        if edge is not None:
+            await edge.stop(self._settings.drain_seconds)
+
+    def _greeting(self) -> bytes:
+        return self._offer
+
     def counts(self) -> dict[str, int]:
         """What the process holds, for an operator who looks for a leak."""
         return {
             "streams": self.hub.streams,
+            "edge_connections": self._edge.connections if self._edge else 0,
+            "edge_refused": self._edge.refused if self._edge else 0,
             "stalled_streams": self.hub.stalled,
             "session_streams": self.sessions.links.count,
             "session_watchers": self.sessions.watchers.count,
@@ -100,7 +154,7 @@ class ControlPlane:
         await self.hub.drain(self._settings.drain_seconds)
         await self.hub.close()
         await self.sessions.close()
-        await self._server.stop(self._settings.drain_seconds)
+        await asyncio.gather(self._server.stop(self._settings.drain_seconds), self.stop_edge())
         await self.tenants.close()
         await self._store.close()
 
@@ -129,7 +183,7 @@ def _settle_memory() -> None:
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; SIGUSR1 logs what the process holds.
-    Raises ListenError, StoreError, OSError."""
+    Raises ListenError, TlsError, StoreError, OSError."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,7 +194,14 @@ async def serve(settings: Settings) -> None:
         address = await control_plane.start()
         _settle_memory()
         loop.add_signal_handler(signal.SIGUSR1, lambda: _log.info("counts", **control_plane.counts()))
-        _log.info("ready", grpc=address, store=settings.store, data_dir=str(settings.data_dir))
+        _log.info(
+            "ready",
+            grpc=address,
+            edge=control_plane.edge_address,
+            tls=settings.tls is not None,
+            store=settings.store,
+            data_dir=str(settings.data_dir),
+        )
         await stopping.wait()
         _log.info("stopping", drain_seconds=settings.drain_seconds)
     finally:
@@ -151,6 +212,25 @@ async def serve(settings: Settings) -> None:
 def command(
     grpc_listen: Annotated[
         str | None, typer.Option(help="Address for gRPC: HOST:PORT or unix:/PATH. Default: 127.0.0.1:50051.")
+    ] = None,
+    edge_listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the fast edge, for nodes: HOST:PORT, unix:/PATH or none. "
+            "Default: 127.0.0.1:50052 if gRPC has its default too, otherwise none."
+        ),
+    ] = None,
+    edge_advertise: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT by which nodes reach the fast edge, if it is another."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate of all listeners, and its chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the authorities of clients; others are not let in then."),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. Default: .voxplane.")] = None,
     store: Annotated[
@@ -178,6 +258,11 @@ def command(
     """
     flags = {
         "grpc_listen": grpc_listen,
+        "edge_listen": edge_listen,
+        "edge_advertise": edge_advertise,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
         "data_dir": data_dir,
         "store": store,
         "log_format": log_format,
@@ -195,7 +280,7 @@ def command(
     try:
         with suppress(KeyboardInterrupt):
             uvloop.run(serve(settings))
-    except (ListenError, StoreError, OSError) as error:
+    except (ListenError, TlsError, StoreError, OSError) as error:
         raise _refusal(str(error), code=1) from error
 
 

@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from control_plane.edge.tls import TlsFiles
+from control_plane.fast_edge.limits import CONNECTIONS_MAX
 from control_plane.sessions import Retention, SessionSettings
 from control_plane.sessions.retention import RETENTION_DAYS, SESSIONS_MAX
 from control_plane.sessions.sessions import COMMAND_SECONDS, NODE_AWAY_SECONDS
@@ -29,6 +31,9 @@ from control_plane.watch.stream import AGE_SECONDS_MAX, HEARTBEAT_SECONDS
 
 DRAIN_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 600.0
+DEFAULT_GRPC_LISTEN = "127.0.0.1:50051"
+DEFAULT_EDGE_LISTEN = "127.0.0.1:50052"
+NO_EDGE = "none"
 UNIX = "unix:"
 PORT_MAX = 65_535
 
@@ -38,7 +43,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VOXPLANE_", extra="forbid", frozen=True)
 
-    grpc_listen: str = Field(default="127.0.0.1:50051", pattern=r"^(unix:.+|.+:\d{1,5})$")
+    grpc_listen: str = Field(default=DEFAULT_GRPC_LISTEN, pattern=r"^(unix:.+|.+:\d{1,5})$")
+    edge_listen: str = Field(default="", pattern=r"^(|none|unix:.+|.+:\d{1,5})$")
+    edge_advertise: str = Field(
+        default="", pattern=r"^(|unix:.+|[^:]*:\d{1,5}|\[.+\]:\d{1,5})$", max_length=200
+    )
+    edge_connections_max: int = Field(default=CONNECTIONS_MAX, ge=1, le=1_000_000)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     data_dir: Path = Path(".voxplane")
     store: Literal["sqlite", "memory"] = "sqlite"
     insecure: bool = False
@@ -61,6 +74,22 @@ class Settings(BaseSettings):
     session_retention_count: int = Field(default=SESSIONS_MAX, ge=1)
     session_node_away_seconds: float = Field(default=NODE_AWAY_SECONDS, ge=0.1, le=86_400)
     session_command_seconds: float = Field(default=COMMAND_SECONDS, ge=0.1, le=60)
+
+    @property
+    def edge(self) -> str:
+        """Where the fast edge listens; empty if it is off. It has its default
+        only beside gRPC's: who moves one says where the other is."""
+        if self.edge_listen == NO_EDGE:
+            return ""
+        by_default = DEFAULT_EDGE_LISTEN if self.grpc_listen == DEFAULT_GRPC_LISTEN else ""
+        return self.edge_listen or by_default
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The certificate of all listeners; None if they have none."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def sessions(self) -> SessionSettings:
@@ -98,21 +127,38 @@ class Settings(BaseSettings):
         """Part of pydantic-settings' interface: the sources, strongest first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-    @field_validator("grpc_listen")
+    @field_validator("grpc_listen", "edge_listen", "edge_advertise")
     @classmethod
     def _has_a_port(cls, listen: str) -> str:
         # The resolver would take a larger one for what is left of it.
-        if not listen.startswith(UNIX) and int(listen.rpartition(":")[2]) > PORT_MAX:
+        if (
+            listen
+            and listen != NO_EDGE
+            and not listen.startswith(UNIX)
+            and int(listen.rpartition(":")[2]) > PORT_MAX
+        ):
             raise ValueError(f"the port must be at most {PORT_MAX}")
         return listen
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
-        if not self.insecure and not is_loopback(self.grpc_listen):
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are given together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.edge and not is_loopback(self.edge) and self.tls is None:
             raise ValueError(
-                f"{self.grpc_listen} can be reached from other machines, and this server has neither TLS nor "
-                "authentication: whoever reaches it can change every agent. Listen on 127.0.0.1 or on a "
-                "unix: socket, or say --insecure if the network itself keeps others out"
+                f"{self.edge} can be reached from other machines: there the fast edge takes TLS alone. Give "
+                "--tls-cert and --tls-key, or listen on 127.0.0.1 or on a unix: socket"
+            )
+        open_to_all = [each for each in (self.grpc_listen, self.edge) if each and not is_loopback(each)]
+        if open_to_all and not self.insecure and self.tls_client_ca is None:
+            lacks = "neither TLS nor authentication" if self.tls is None else "no authentication"
+            raise ValueError(
+                f"{open_to_all[0]} can be reached from other machines, and this server has {lacks}: whoever "
+                "reaches it can change every agent. Listen on 127.0.0.1 or on a unix: socket, take only "
+                "clients with a certificate of yours (--tls-client-ca), or say --insecure if the network "
+                "itself keeps others out"
             )
         return self
 

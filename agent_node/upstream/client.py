@@ -8,6 +8,7 @@ from typing import Protocol
 import grpc
 import structlog
 
+from agent_node.upstream.edge_way import EdgeWay
 from agent_node.upstream.events import (
     Ack,
     Action,
@@ -17,6 +18,7 @@ from agent_node.upstream.events import (
     Close,
     Ended,
     Forget,
+    Moving,
     Opened,
     Persist,
     Received,
@@ -32,6 +34,7 @@ from agent_node.upstream.snapshot import Snapshot
 from agent_node.upstream.writer import CacheWriter
 from voxplane.clock import Clock
 from voxplane.names import TenantId
+from voxplane.tls import ClientTls
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
@@ -60,27 +63,31 @@ class Listener(Protocol):
 
 
 def connect(
-    server: str, keepalive_ms: int = KEEPALIVE_MS, keepalive_timeout_ms: int = KEEPALIVE_TIMEOUT_MS
+    server: str,
+    keepalive_ms: int = KEEPALIVE_MS,
+    keepalive_timeout_ms: int = KEEPALIVE_TIMEOUT_MS,
+    tls: ClientTls | None = None,
 ) -> grpc.aio.Channel:
     """A channel to the control plane. The waits between streams are the
-    protocol's, so the channel's own are short."""
-    return grpc.aio.insecure_channel(
-        server,
-        options=[
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.keepalive_time_ms", keepalive_ms),
-            ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
-            # without it a ping is waited for for a minute, whatever the timeout of keepalive is
-            ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
-            ("grpc.keepalive_permit_without_calls", 0),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.initial_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MIN),
-            ("grpc.min_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MIN),
-            ("grpc.max_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MAX),
-        ],
-    )
+    protocol's, so the channel's own are short. Raises OSError if a file of
+    `tls` cannot be read."""
+    options = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        # without it a ping is waited for for a minute, whatever the timeout of keepalive is
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.initial_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MIN),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MIN),
+        ("grpc.max_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MAX),
+    ]
+    if tls is not None:
+        return grpc.aio.secure_channel(server, tls.credentials(), options)
+    return grpc.aio.insecure_channel(server, options)
 
 
 class Upstream:
@@ -95,8 +102,10 @@ class Upstream:
         reporter: Reporter,
         writer: CacheWriter,
         clock: Clock,
+        edge: EdgeWay | None = None,
     ) -> None:
-        self._stub = stub
+        self._first = self._stub = stub
+        self._edge = edge
         self._protocol = protocol
         self._listener = listener
         self._reporter = reporter
@@ -123,6 +132,9 @@ class Upstream:
         while True:
             ended = await self._stream()
             self._reporter.closed()
+            if self._edge is not None and self._edge.routes.ended():
+                self.figures.edge_failures += 1
+                _log.warning("the edge fails; back to the first address", reason=ended.reason)
             for action in self._protocol.receive(ended):
                 if isinstance(action, BackOff):
                     await self._wait(action, ended)
@@ -149,6 +161,10 @@ class Upstream:
     async def _stream(self) -> Ended:
         self._closing = ""
         self.figures.opens += 1
+        self._stub = self._first
+        if self._edge is not None and (by_edge := await self._edge.begin(self._give_up)) is not None:
+            self._stub = by_edge
+            self.figures.edge_opens += 1
         self._carry_out(self._protocol.receive(Begin(self._clock.monotonic())))
         call = self._call
         assert call is not None
@@ -158,6 +174,8 @@ class Upstream:
             async for message in call:
                 self.figures.messages[message.WhichOneof("event") or "other"] += 1
                 self._carry_out(self._protocol.receive(Received(message, self._clock.monotonic())))
+                if self._edge is not None:
+                    self._edge.heard(message, self._move, in_step=self._protocol.freshness.in_step)
                 if self._protocol.due < alarm_at:
                     alarm.cancel()
                     alarm_at = self._protocol.due
@@ -177,6 +195,14 @@ class Upstream:
         finally:
             alarm.cancel()
             call.cancel()
+            if self._edge is not None:
+                self._edge.end()
+
+    def _move(self) -> None:
+        self._carry_out(self._protocol.receive(Moving(self._clock.monotonic())))
+
+    def _give_up(self, reason: str) -> None:
+        self._carry_out([Close(reason)])
 
     def _ended(self, reason: str) -> Ended:
         return Ended(self._closing or reason, self._clock.monotonic())
@@ -213,7 +239,7 @@ class Upstream:
         match action:
             case Opened(stream_id):
                 _log.info("stream opened", stream_id=stream_id)
-                self._reporter.opened(stream_id)
+                self._reporter.opened(stream_id, self._stub)
             case TellAll():
                 _log.info("the server lacks reports")
                 self._reporter.tell_all()

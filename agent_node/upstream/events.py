@@ -37,6 +37,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Moving:
+    """The next stream takes another way; this one is to end."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The stream is over. `retry_after` is what the server asked for, in
     seconds; `refused` the tenant of which it refused what was declared, or
@@ -49,7 +56,7 @@ class Ended:
     replaced: bool = False
 
 
-Event = Begin | Received | Tick | Ended
+Event = Begin | Received | Tick | Moving | Ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ The rules that it keeps:
 - A stream that is silent for SILENT_INTERVALS heartbeats is closed. From then,
   or from any other end, the state is stale; see freshness.py.
 - A server that drains is left when it has said, and gives changes until then.
-  Such a move needs no back-off, if the stream was in step and has lived.
+  Such a move needs no back-off, if the stream was in step and has lived; nor
+  does one of the node's own.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from agent_node.upstream.events import (
     Ended,
     Event,
     Forget,
+    Moving,
     Opened,
     Persist,
     Received,
@@ -167,6 +169,10 @@ class WatchProtocol:
             case Received(message, now):
                 return self._message(message, now) if self._state is StreamState.SUBSCRIBED else []
             case Tick(now):
+                return self._tick(now)
+            case Moving(now):
+                self._move_at = min(self._move_at, now)
+                self._move_reason = "the node moves to the edge"
                 return self._tick(now)
             case Ended():
                 return self._end(event)

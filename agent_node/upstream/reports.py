@@ -139,8 +139,9 @@ class Reporter:
         self._state = ReportState()
         self._wake = asyncio.Event()
 
-    def opened(self, stream_id: str) -> None:
-        """Report to this stream from now on."""
+    def opened(self, stream_id: str, stub: sync_grpc.ConfigSyncServiceAsyncStub | None = None) -> None:
+        """Report to this stream from now on, by the way that it took."""
+        self._stub = stub or self._stub
         self._state.opened(stream_id)
         self._wake.set()
 

@@ -6,11 +6,36 @@ import abc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 
-Context = grpc.aio.ServicerContext[Any, Any]
+
+class Context(Protocol):
+    """The transport's end of a call: what is used here of grpc.aio's, and what
+    the fast edge has as well."""
+
+    def invocation_metadata(self) -> Any:
+        """Pairs that the client has sent."""
+        ...
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Pairs that go with the status."""
+        ...
+
+    def code(self) -> Any:
+        """The code that the call was aborted with."""
+        ...
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        """End the call with a status. Raises grpc.aio.AbortError."""
+        ...
+
+    async def write(self, message: Any) -> None:
+        """Send a message of a server stream."""
+        ...
+
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Proceed = Callable[[Any, Context], Awaitable[Any]]
 
@@ -67,11 +92,16 @@ class Chain(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _bind(self, method: str, behaviour: Proceed) -> Callable[[Any, Context], Any]:
-        proceed = behaviour
-        for layer in self._layers:
-            proceed = partial(layer.around, method, proceed=proceed)
-        return proceed
+    def _bind(self, method: str, behaviour: Proceed) -> Proceed:
+        return bind(self._layers, method, behaviour)
+
+
+def bind(inside_out: Sequence[Around], method: str, behaviour: Proceed) -> Proceed:
+    """A method with layers around it; the last is the outermost."""
+    proceed = behaviour
+    for layer in inside_out:
+        proceed = partial(layer.around, method, proceed=proceed)
+    return proceed
 
 
 def _written(behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Awaitable[None]]:

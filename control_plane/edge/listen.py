@@ -44,18 +44,26 @@ def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.
     return grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
 
 
-def listen(server: grpc.aio.Server, address: str) -> str:
-    """Have the server listen, and return the address with its real port.
-    Raises ListenError."""
+def listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Have the server listen, over TLS if there are credentials, and return the
+    address with its real port. Raises ListenError."""
+    claim(address)
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {address}: {error}") from error
+    return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def claim(address: str) -> None:
+    """See that nobody listens on an address. Raises ListenError."""
     if address.startswith(UNIX):
         _claim_socket(address)
     else:
         _claim_port(address)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ListenError(f"cannot listen on {address}: {error}") from error
-    return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
 
 
 def _claim_port(address: str) -> None:

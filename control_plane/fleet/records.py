@@ -20,7 +20,7 @@ So a FAILED stays until the node says something newer of that bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -33,6 +33,7 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import revision_pb2
 
 UNACKED_MAX = 64
+_UNDECLARED = (None, "")
 """Unacknowledged messages that are remembered of a tenant and node; of more,
 every second is forgotten, so that an acknowledgement counts for less."""
 
@@ -70,7 +71,7 @@ class TenantRecord:
     level: SentLevel | None = None
     level_nonce: int = _NEVER
     acked: revision_pb2.Revision | None = None
-    unacked: Sequence[tuple[int, revision_pb2.Revision]] = ()
+    unacked: list[tuple[int, revision_pb2.Revision]] | tuple[()] = ()
     reports: Reports = field(default_factory=Reports)
     refusals: Set[AgentName] = _NONE
     _behind: Set[AgentName] | None = None
@@ -97,18 +98,21 @@ class TenantRecord:
 
     def sent(self, level: SentLevel, removed: Iterable[AgentName], nonce: int | None) -> None:
         """The stream has moved to a level, with a message or without."""
-        epoch = level.revision.epoch
-        if self.level is not None and self.level.revision.epoch != epoch:
+        revision = level.revision
+        if self.level is not None and self.level.revision.epoch != revision.epoch:
             self.reports = Reports()
             self.refusals = _NONE
-        if self.acked is not None and self.acked.epoch != epoch:
+        if self.acked is not None and self.acked.epoch != revision.epoch:
             self.acked = None
         self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
-            self.unacked = [*self.unacked, (nonce, level.revision)]
-            if len(self.unacked) > UNACKED_MAX:
-                self.unacked = self.unacked[1::2]
+            if not self.unacked:
+                self.unacked = [(nonce, revision)]
+            else:
+                self.unacked.append((nonce, revision))
+                if len(self.unacked) > UNACKED_MAX:
+                    del self.unacked[::2]
         for name in removed:
             self._drop(name)
         if len(self.reports) > len(level.bundles):
@@ -196,9 +200,9 @@ class NodeRecord:
         self, tenant_id: TenantId, level: SentLevel, removed: Iterable[AgentName], nonce: int | None
     ) -> None:
         """The stream has moved to a level, with a message or without."""
-        number, epoch = self.declared.pop(tenant_id, (None, ""))
+        number, epoch = self.declared.pop(tenant_id, _UNDECLARED) if self.declared else _UNDECLARED
         record = self.tenants.get(tenant_id)
-        if record is None or epoch not in ("", level.revision.epoch):
+        if record is None or (epoch and epoch != level.revision.epoch):
             record = self.tenants[tenant_id] = TenantRecord()
             self.lost = _with(self.lost, tenant_id, False)
         elif number is not None:

@@ -64,19 +64,26 @@ def encode_report_request(missing: int) -> bytes:
     return _Response(report_request=sync_pb2.ReportRequest(missing_sequence=missing)).SerializeToString()
 
 
+def encode_offer(address: str, *, tls: bool) -> bytes:
+    """A WatchConfigResponse with the offer of a listener alone."""
+    return _Response(edge_offer=sync_pb2.EdgeOffer(address=address, tls=tls)).SerializeToString()
+
+
 class Suffix:
-    """The end of each message of one stream."""
+    """The end of each message of one stream; the first ends with `greeting`."""
 
-    __slots__ = ("_head",)
+    __slots__ = ("_greeting", "_head")
 
-    def __init__(self, stream_id: str) -> None:
+    def __init__(self, stream_id: str, greeting: bytes = b"") -> None:
+        self._greeting = greeting
         empty_nonce = _key(_Response.NONCE_FIELD_NUMBER, 0)
         self._head = _Response(stream_id=stream_id).SerializeToString() + empty_nonce[:-1]
 
     def bytes(self, nonce: int) -> bytes:
         """The stream's id and the nonce."""
         digits = b"%d" % nonce
-        return self._head + bytes((len(digits),)) + digits
+        end = self._head + bytes((len(digits),)) + digits
+        return end + self._greeting if nonce == 1 else end
 
 
 class _Encoded(NamedTuple):
@@ -93,11 +100,19 @@ class Encoder:
             bytes_max, getsizeof=lambda encoded: len(encoded.data)
         )
         self._quiet: dict[float, bytes] = {}
+        self._last: tuple[weakref.ref[Part], bytes] | None = None
         self.encoded_parts = 0
         """Count of the parts that were made, not taken from memory."""
 
     def part(self, part: Part) -> bytes:
         """The bytes of a part, without a suffix."""
+        if self._last is not None and self._last[0]() is part:
+            return self._last[1]
+        data = self._part(part)
+        self._last = (weakref.ref(part), data)
+        return data
+
+    def _part(self, part: Part) -> bytes:
         key = id(part)
         found = self._encoded.get(key)
         if found is not None:

@@ -150,13 +150,16 @@ class Hub:
         """Makes the bytes of all messages."""
         return self._around.encoder
 
-    async def open(self, request: sync_pb2.WatchConfigRequest, principal: str = "") -> Stream:
-        """Open a stream for a valid request; `close` it in the end. Raises
-        VoxplaneError INVALID_REQUEST, LIMIT_REACHED, SHUTTING_DOWN,
-        PERMISSION_LOST."""
+    async def open(
+        self, request: sync_pb2.WatchConfigRequest, principal: str = "", greeting: bytes = b""
+    ) -> Stream:
+        """Open a stream for a valid request; `close` it in the end. The first
+        message for a node ends with `greeting`. Raises VoxplaneError
+        INVALID_REQUEST, LIMIT_REACHED, SHUTTING_DOWN, PERMISSION_LOST."""
         subscription = await subscribe(request, principal)
         self._check_open(subscription)
-        stream = Stream(self._around, secrets.token_hex(STREAM_ID_BYTES), subscription)
+        greeting = greeting if subscription.node_id else b""
+        stream = Stream(self._around, secrets.token_hex(STREAM_ID_BYTES), subscription, greeting)
         if stream.node_id:
             self._take_over(self._around.fleet.open(stream.stream_id, request), stream.node_id)
         if self._pacing is None:

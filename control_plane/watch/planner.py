@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from control_plane.state import TenantState
+from control_plane.watch.rights import Permit
 from control_plane.watch.scope import Scope
 from control_plane.watch.transfer import (
     Declared,
@@ -20,12 +22,13 @@ from control_plane.watch.transfer import (
     split,
     view_of,
 )
-from voxplane.names import TenantId
+from voxplane.names import AgentName, TenantId
 
 PART_BYTES_MAX = 3 * 1024 * 1024
 """Bytes of items in one message: gRPC clients take 4 MiB unless told."""
 
 PLANS_PER_VIEW_MAX = 1_000
+STEPS_MAX = 64
 DECLARED_PLANS_MAX = 32
 """Of clients that come; those that come back together declare the same."""
 
@@ -46,10 +49,23 @@ class _Plans:
     levels: dict[Level, Transfer] = field(default_factory=dict[Level, Transfer])
 
 
+class Step(NamedTuple):
+    """A transfer in one part from a level that many streams are at, as `permit`
+    lets them see it."""
+
+    have: Level
+    permit: Permit
+    part: Part
+    after: Level
+    removed: tuple[AgentName, ...]
+
+
 @dataclass(slots=True)
 class _Newest:
     state: TenantState
     plans: dict[Scope, _Plans] = field(default_factory=dict[Scope, _Plans])
+    steps: dict[int, Step] = field(default_factory=dict[int, Step])
+    """By the identity of the level, which the step keeps."""
 
 
 class Planner:
@@ -79,6 +95,24 @@ class Planner:
                     memory.clear()
             found = plans.levels[have] = self._next(have, plans)
         return found
+
+    def step(self, have: Level, state: TenantState, permit: Permit) -> Step | None:
+        """What is known of a stream at that very level: no comparison, no hash."""
+        newest = self._newest.get(state.tenant_id)
+        if newest is None or newest.state is not state:
+            return None
+        step = newest.steps.get(id(have))
+        return step if step is not None and step.permit is permit else None
+
+    def remember(self, have: Level, state: TenantState, permit: Permit, transfer: Transfer) -> None:
+        """That transfer is what the next streams at that level will need."""
+        newest = self._newest.get(state.tenant_id)
+        if newest is None or newest.state is not state or len(transfer.parts) != 1:
+            return
+        if len(newest.steps) >= STEPS_MAX:
+            newest.steps.clear()
+        step = Step(have, permit, transfer.parts[0], transfer.after, transfer.removed)
+        newest.steps[id(have)] = step
 
     def forget(self, tenant_id: TenantId) -> None:
         """Let go of a tenant that nobody watches any more."""

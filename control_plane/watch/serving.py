@@ -12,6 +12,7 @@ from control_plane.state import Tenants
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
+from control_plane.watch.planner import Step
 from control_plane.watch.rights import Rights
 from control_plane.watch.stream import (
     NOT_REFUSED,
@@ -47,8 +48,13 @@ LOOKS_PER_TURN = 32
 """Events of a stream after which others have a turn of the loop, whether it
 sends anything or not."""
 
-Write = Callable[[bytes], Awaitable[object]]
+Pieces = tuple[bytes, bytes]
+"""A message: what it shares with other streams, and what is the stream's own."""
+Write = Callable[[Pieces], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
+Push = Callable[[Pieces], bool]
+"""Hands one message to the transport if it can take it at once; else returns
+False, and has taken nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,12 @@ class Surroundings:
 
 class Stream:
     """One open stream. It has no task and no lock of its own: `serve` runs in
-    its caller's task, and the others only leave word of what is to be done."""
+    its caller's task, and the others only leave word of what is to be done.
+
+    Where the transport can take messages at once, most of them need no task at
+    all: who wakes the stream does what it would do, up to where there is
+    something to wait for.
+    """
 
     __slots__ = (
         "_around",
@@ -79,10 +90,13 @@ class Stream:
         "_forget",
         "_heartbeat_due",
         "_interrupted",
+        "_left",
         "_list_again",
         "_missing_report",
+        "_push",
         "_suffix",
         "_task",
+        "_unsent",
         "_waiter",
         "node_id",
         "pinned",
@@ -95,7 +109,9 @@ class Stream:
         "writing_since",
     )
 
-    def __init__(self, around: Surroundings, stream_id: str, subscription: Subscription) -> None:
+    def __init__(
+        self, around: Surroundings, stream_id: str, subscription: Subscription, greeting: bytes = b""
+    ) -> None:
         self.stream_id = stream_id
         self.tenant_id = subscription.tenant_id
         self.node_id = subscription.node_id
@@ -106,7 +122,7 @@ class Stream:
         self.writing_since: float | None = None
         self.unsent_bytes = 0
         self._around = around
-        self._suffix = Suffix(stream_id)
+        self._suffix = Suffix(stream_id, greeting)
         self._dirty: dict[TenantId, None] = {}
         self._batch: list[TenantId] = []
         self._called = False
@@ -119,6 +135,10 @@ class Stream:
         self._interrupted = False
         self._task: asyncio.Task[object] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._push: Push | None = None
+        self._left: list[Action] = []
+        self._unsent: Pieces | None = None
+        """What was decided and is not carried out: a message, and then actions."""
 
     def mark(self, tenant_id: TenantId) -> None:
         """The tenant has changed; `wake` is to follow."""
@@ -160,19 +180,63 @@ class Stream:
 
     def wake(self) -> None:
         """There is something to send."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._push is not None and not self._called:
+            # Meanwhile nobody else has to wake it.
+            self._waiter = None
+            try:
+                idle = self._do_at_once(self._push)
+            except Exception as error:
+                self._waiter = waiter
+                waiter.set_exception(error)
+                return
+            self._waiter = waiter
+            if idle:
+                return
+        waiter.set_result(None)
 
-    async def serve(self, write: Write) -> NoReturn:
+    def _do_at_once(self, push: Push) -> bool:
+        """Send what can be sent without a wait; says whether that was all."""
+        for _ in range(LOOKS_PER_TURN):
+            if self._called:
+                return False
+            if not (self._dirty or self._batch):
+                return True
+            event = self._look_at_once()
+            if event is None:
+                return False
+            step = self.state.follow(event.state, event.permit)
+            if step is not None:
+                data = self._step(event.state.tenant_id, step)
+                if not push(data):
+                    self._unsent = data
+                    return False
+                continue
+            actions = self.state.receive(event)
+            for number, action in enumerate(actions):
+                data = self._carry_out(action)
+                if data is not None and not push(data):
+                    self._unsent, self._left = data, actions[number + 1 :]
+                    return False
+        return False
+
+    def _step(self, tenant_id: TenantId, step: Step) -> Pieces:
+        """What Moved and Send would do."""
+        nonce = self.state.nonce
+        if self.node_id:
+            self._ask(self._around.fleet.sent(self.stream_id, tenant_id, step.after, step.removed, nonce))
+        return self._around.encoder.part(step.part), self._suffix.bytes(nonce)
+
+    async def serve(self, write: Write, push: Push | None = None) -> NoReturn:
         """Send what there is to send, until the stream ends: with
         VoxplaneError, or with what `write` raises."""
         event: Event | None
-        action: Action | None
-        data: bytes | None
-        monotonic = self._around.clock.monotonic
         loop = asyncio.get_running_loop()
         looks = 0
         self._task = asyncio.current_task()
+        self._push = push
         try:
             await self._begin()
             while True:
@@ -185,6 +249,7 @@ class Stream:
                     self._waiter = loop.create_future()
                     await self._waiter
                     self._waiter = None
+                    await self._go_on(write)
                 if self._list_again:
                     await self._list()
                     continue
@@ -192,14 +257,9 @@ class Stream:
                     event = self._call()
                 else:
                     event = await self._look()
-                for action in self.state.receive(event):
-                    data = self._carry_out(action)
-                    if data is not None:
-                        self.writing_since, self.unsent_bytes = monotonic(), len(data)
-                        await write(data)
-                        self.writing_since = None
-                # While it waits, the stream holds no message and no old state.
-                event = action = data = None
+                self._left = self.state.receive(event)
+                event = None  # while it waits, the stream holds no old state
+                await self._go_on(write)
                 looks += 1
                 if looks == LOOKS_PER_TURN:
                     looks = 0
@@ -207,7 +267,18 @@ class Stream:
         except asyncio.CancelledError as cancelled:
             raise self._why_ended(cancelled) from None
         finally:
-            self.writing_since = self._task = self._waiter = None
+            self.writing_since = self._task = self._waiter = self._push = None
+
+    async def _go_on(self, write: Write) -> None:
+        """Carry out what is left of what was decided."""
+        data, self._unsent = self._unsent, None
+        while data is not None or self._left:
+            if data is not None:
+                self.writing_since = self._around.clock.monotonic()
+                self.unsent_bytes = len(data[0]) + len(data[1])
+                await write(data)
+                self.writing_since = None
+            data = self._carry_out(self._left.pop(0)) if self._left else None
 
     def _why_ended(self, cancelled: asyncio.CancelledError) -> BaseException:
         """What ends the stream: what interrupt() was called for, or else the
@@ -256,10 +327,22 @@ class Stream:
         changes meanwhile waits for the next round, so that no tenant is served
         twice before the others."""
         if not self._batch:
+            if len(self._dirty) == 1:
+                return self._dirty.popitem()[0]
             self._batch = [*self._dirty]
             self._batch.reverse()
             self._dirty.clear()
         return self._batch.pop()
+
+    def _look_at_once(self) -> StateChanged | None:
+        """Look at the next tenant, if it is in memory and watched already."""
+        around, tenant_id = self._around, self._next_tenant()
+        permit = around.rights.permit(self.principal, tenant_id)
+        state = around.tenants.peek(tenant_id) if permit.tenant and tenant_id in self.pinned else None
+        if state is None or tenant_id in self.state.declared:
+            self._batch.append(tenant_id)
+            return None
+        return StateChanged(state, permit, NOT_REFUSED)
 
     async def _look(self) -> Event:
         """Look at the next tenant. One that may not be seen is not loaded."""
@@ -280,12 +363,12 @@ class Stream:
             refused = around.fleet.refused(self.node_id, tenant_id)
         return StateChanged(state, permit, refused)
 
-    def _carry_out(self, action: Action) -> bytes | None:
+    def _carry_out(self, action: Action) -> Pieces | None:
         """Do what has to be done at once; returns what is to be sent."""
         around = self._around
         match action:
             case Send(part, nonce):
-                return around.encoder.part(part) + self._suffix.bytes(nonce)
+                return around.encoder.part(part), self._suffix.bytes(nonce)
             case Moved(tenant_id, level, removed, nonce):
                 if self.node_id:
                     self._ask(around.fleet.sent(self.stream_id, tenant_id, level, removed, nonce))
@@ -300,7 +383,7 @@ class Stream:
             case Close(error):
                 raise error
             case _:
-                return self._rare(action) + self._suffix.bytes(action.nonce)
+                return self._rare(action), self._suffix.bytes(action.nonce)
         return None
 
     def _ask(self, missing: int) -> None:

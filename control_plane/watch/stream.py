@@ -51,7 +51,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from control_plane.state import TenantState
-from control_plane.watch.planner import Planner
+from control_plane.watch.planner import Planner, Step
 from control_plane.watch.rights import EVERY_AGENT, Permit
 from control_plane.watch.scope import Scope
 from control_plane.watch.subscription import Subscription
@@ -298,6 +298,23 @@ class StreamState:
                 farewells = [action for each in gone for action in self._farewell(each, FORBIDDEN)]
                 return [*farewells, *self._close(error)]
 
+    def follow(self, state: TenantState, permit: Permit) -> Step | None:
+        """What `receive(StateChanged(...))` would do, where that is one message
+        which others have been sent before from the same level. It is counted as
+        sent, as message `nonce`. None if it is anything else, and then nothing
+        has happened."""
+        have = self._levels.get(state.tenant_id)
+        if have is None or self._closed:
+            return None
+        step = self._rules.planner.step(have, state, permit)
+        if step is None:
+            return None
+        if self._untold:
+            self._untold.pop(state.tenant_id, None)
+        self._levels[state.tenant_id] = step.after
+        self._nonce += 1
+        return step
+
     def check_nonce(self, nonce: str) -> None:
         """Raises VoxplaneError INVALID_REQUEST if no message has that nonce."""
         if nonce and int(nonce) > self._nonce:
@@ -333,6 +350,7 @@ class StreamState:
         if transfer.after is have:
             return []
         if transfer.parts:
+            self._rules.planner.remember(have, state, event.permit, transfer)
             return self._send(state.tenant_id, transfer)
         self._levels[state.tenant_id] = transfer.after
         if transfer.after.told != transfer.after.view.number:

@@ -1,4 +1,4 @@
-"""Two tenants on one node, by real processes."""
+"""Two tenants on one node, by real processes, over both transports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.processes import READY_SECONDS_MAX, command, server
+from bench.processes import READY_SECONDS_MAX, command, free_port, server
+from tests.robustness.site import EDGE, TRANSPORTS
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.v1 import agent_service_pb2 as agents_pb2
@@ -23,6 +24,7 @@ from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
 TENANTS = ("acme", "globex")
 AGENT = "support"
 READ_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.05
 
 _marks = itertools.count(1)
 
@@ -63,8 +65,9 @@ class Session:
 
 
 @asynccontextmanager
-async def _sessions(folder: Path) -> AsyncIterator[list[Session]]:
-    async with server(folder) as control, grpc.aio.insecure_channel(control.address) as channel:
+async def _sessions(folder: Path, transport: str) -> AsyncIterator[list[Session]]:
+    edge = ("--edge-listen", f"127.0.0.1:{free_port()}") if transport == EDGE else ()
+    async with server(folder, *edge) as control, grpc.aio.insecure_channel(control.address) as channel:
         stub = agents_grpc.AgentServiceStub(channel)
         for tenant in TENANTS:
             create = agents_pb2.CreateAgentRequest(tenant_id=tenant, agent_id=AGENT)
@@ -77,9 +80,17 @@ async def _sessions(folder: Path) -> AsyncIterator[list[Session]]:
             grpc.aio.insecure_channel(f"unix:{folder}/node/relay.sock") as relay,
         ):
             sessions = [await _open(relay, tenant, stub) for tenant in TENANTS]
+            if transport == EDGE:
+                await _until_on_the_edge(folder / "node.log")
             yield sessions
             for session in sessions:
                 await session.chat.done_writing()
+
+
+async def _until_on_the_edge(log: Path) -> None:
+    async with asyncio.timeout(READ_SECONDS_MAX):
+        while "stream takes the edge" not in log.read_text():  # noqa: ASYNC110, ASYNC240 - it waits for a file
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _open(relay: grpc.aio.Channel, tenant: str, stub: agents_grpc.AgentServiceAsyncStub) -> Session:
@@ -98,10 +109,13 @@ def runner() -> Iterator[asyncio.Runner]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def sessions(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Session]]:
-    """A running session of each tenant, on one node."""
-    context = _sessions(tmp_path_factory.mktemp("tenants"))
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def sessions(
+    runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[list[Session]]:
+    """A running session of each tenant, on one node, whose stream is over one of
+    the transports."""
+    context = _sessions(tmp_path_factory.mktemp("tenants"), str(request.param))
     yield runner.run(context.__aenter__())
     runner.run(context.__aexit__(None, None, None))
 

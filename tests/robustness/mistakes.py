@@ -60,6 +60,8 @@ class LossyConfigSync(ConfigSyncService):
 class _Lossy:
     """The context of a call, but for what it writes."""
 
+    push = None
+
     def __init__(self, context: Any) -> None:
         self._context = context
         self._messages = 0
@@ -68,12 +70,12 @@ class _Lossy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, pieces: tuple[bytes, bytes]) -> None:
         """Perhaps nothing."""
         self._messages += 1
         if self._messages % LOST_EVERY == 0:
             self._lost += 1
             return
-        message = sync_pb2.WatchConfigResponse.FromString(data)
+        message = sync_pb2.WatchConfigResponse.FromString(b"".join(pieces))
         message.nonce = str(int(message.nonce) - self._lost)
-        await self._context.write(message.SerializeToString())
+        await self._context.write((message.SerializeToString(), b""))

@@ -31,6 +31,7 @@ from tests.robustness.actions import (
 from tests.robustness.check import show
 from tests.robustness.faults.shims import why_not
 from tests.robustness.scenario import Options, Scenario, judge, scenario
+from tests.robustness.site import TRANSPORTS
 
 Run = Callable[[Path, int], Coroutine[None, None, Scenario]]
 """In a folder, by a seed."""
@@ -72,9 +73,9 @@ async def faults(run: Scenario, minutes: float) -> None:
     await hole
 
 
-async def storm(folder: Path, seed: int) -> Scenario:
+async def storm(folder: Path, seed: int, transport: str) -> Scenario:
     """Many clients, whose server is killed and comes back."""
-    options = Options(seed, writers=2, pause_seconds=0.5, crowd=STORM_CLIENTS)
+    options = Options(seed, writers=2, pause_seconds=0.5, crowd=STORM_CLIENTS, transport=transport)
     async with scenario(folder, options) as run:
         for _ in range(2):
             await SERVER_ENDS["kill"](run)
@@ -82,10 +83,16 @@ async def storm(folder: Path, seed: int) -> Scenario:
     return run
 
 
-async def everything(folder: Path, seed: int, minutes: float) -> Scenario:
+async def everything(folder: Path, seed: int, transport: str, minutes: float) -> Scenario:
     """All faults, one after the other, for so long."""
     options = Options(
-        seed, daemons=1, shims=True, snapshot_commits=20, history_entries_max=20, part_bytes=2_000
+        seed,
+        daemons=1,
+        shims=True,
+        snapshot_commits=20,
+        history_entries_max=20,
+        part_bytes=2_000,
+        transport=transport,
     )
     async with scenario(folder, options) as run:
         await faults(run, minutes)
@@ -115,10 +122,11 @@ def main() -> int:
     print(f"seed {options.seed}, folder {folder}", flush=True)  # noqa: T201
     if without := why_not():
         print(f"no faults of the disk and the clock: {without}")  # noqa: T201
-    runs: list[tuple[str, Run]] = [
-        ("storm", storm),
-        ("faults", partial(everything, minutes=options.minutes)),
-    ]
+    runs: list[tuple[str, Run]] = []
+    for transport in TRANSPORTS:
+        minutes = options.minutes / len(TRANSPORTS)
+        runs.append((f"storm-{transport}", partial(storm, transport=transport)))
+        runs.append((f"faults-{transport}", partial(everything, transport=transport, minutes=minutes)))
     well = True
     for name, run in runs:
         print(f"\n{name}", flush=True)  # noqa: T201

@@ -21,7 +21,7 @@ from tests.robustness.faults.proxy import FaultProxy, fault_proxy
 from tests.robustness.faults.shims import preload, why_not
 from tests.robustness.findings import Findings, Property
 from tests.robustness.history import Converged, Fault, Fetched, Final, Record, Recorder, load, merge, save
-from tests.robustness.site import Site
+from tests.robustness.site import GRPC, Site
 from tests.robustness.tap import Tap
 from tests.robustness.watcher import Spec, connect
 from tests.robustness.writers import Load, Writer
@@ -74,7 +74,8 @@ class Options:
     """How large a run is. `snapshot_commits` and `part_bytes` are for the
     server, and with `mistakes` it makes some, see served.py; `shims` puts
     faults of the disk and the clock under it. Clients are waited for so long
-    as `settle_seconds_max` when all is left alone."""
+    as `settle_seconds_max` when all is left alone. Watchers call over
+    `transport`."""
 
     seed: int
     tenants: list[str] = field(default_factory=lambda: ["red", "green", "blue"])
@@ -90,6 +91,7 @@ class Options:
     shims: bool = False
     mistakes: bool = False
     settle_seconds_max: float = SETTLE_SECONDS_MAX
+    transport: str = GRPC
 
 
 class Scenario:
@@ -166,9 +168,9 @@ class Scenario:
         """What the server says of itself at the end."""
         records: list[Record] = []
         picky, longest = {"picky"}, self.options.settle_seconds_max
-        async with connect(self.site.address) as channel:
+        async with connect(self.site.address) as channel, connect(self.site.watch_address) as watched:
             for tenant in self.options.tenants:
-                answer = await sync_grpc.ConfigSyncServiceStub(channel).FetchConfig(
+                answer = await sync_grpc.ConfigSyncServiceStub(watched).FetchConfig(
                     sync_pb2.FetchConfigRequest(tenant_id=tenant), wait_for_ready=True, timeout=30
                 )
                 transfer = answer.transfer
@@ -201,7 +203,7 @@ async def scenario(folder: Path, options: Options) -> AsyncGenerator[Scenario]:
     ended, and the history is in `folder`."""
     settings = SETTINGS | {"history_entries_max": options.history_entries_max}
     settings = {name: value for name, value in settings.items() if name in Settings.model_fields}
-    site = Site(folder, settings)
+    site = Site(folder, settings, transport=options.transport)
     async with AsyncExitStack() as stack:
         out = stack.enter_context((folder / "runner.jsonl").open("w"))
         run = Scenario(folder, options, site, Recorder(out))
@@ -211,7 +213,7 @@ async def scenario(folder: Path, options: Options) -> AsyncGenerator[Scenario]:
         site.environment["ROBUSTNESS_PART_BYTES"] = str(options.part_bytes)
         stack.push_async_callback(_end_server, run)
         await site.start()
-        run.proxy = await stack.enter_async_context(fault_proxy(site.address))
+        run.proxy = await stack.enter_async_context(fault_proxy(site.watch_address))
         await _start_clients(run, stack)
         tapping = asyncio.create_task(run.follow_log())
         stack.callback(tapping.cancel)
@@ -253,12 +255,12 @@ async def _start_clients(run: Scenario, stack: AsyncExitStack) -> None:
     assert run.proxy is not None
     tenants = run.options.tenants
     crowds = {
-        "near": (run.site.address, near_watchers(tenants)),
+        "near": (run.site.watch_address, near_watchers(tenants)),
         "far": (run.proxy.address, far_watchers(tenants)),
     }
     if run.options.crowd:
         many = [Spec(f"many-{number}", tenants[0]) for number in range(run.options.crowd)]
-        crowds["many"] = (run.site.address, many)
+        crowds["many"] = (run.site.watch_address, many)
     for name, (address, specs) in crowds.items():
         crowd = run.crowds[name] = Crowd(run.folder, name)
         stack.push_async_callback(crowd.close)

@@ -13,6 +13,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+GRPC, EDGE = "grpc", "edge"
+TRANSPORTS = (GRPC, EDGE)
+"""What ConfigSyncService is called over; everything else is gRPC."""
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.02
@@ -28,14 +31,20 @@ class Site:
 
     `settings` are VOXPLANE_* settings by name, `environment` goes to the
     server's process as it is. `started` is when the present server was
-    started, by the monotonic clock.
+    started, by the monotonic clock. `watch_address` is where ConfigSyncService
+    is called.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, object], environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        settings: dict[str, object],
+        environment: dict[str, str] | None = None,
+        transport: str = GRPC,
     ) -> None:
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
+        self.watch_address = watch_address(self.address, transport)
         self.data = folder / "data"
         self.database = self.data / "control_plane" / "voxplane.db"
         self.log = folder / "server.log"
@@ -64,6 +73,7 @@ class Site:
                 sys.executable,
                 *("-m", "tests.robustness.served", "serve"),
                 *("--grpc-listen", self.address, "--data-dir", str(self.data)),
+                *edge_options(self.address, self.watch_address),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -123,6 +133,16 @@ class Site:
             writer.close()
             return
         raise NotStarted(self.log.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors="replace"))
+
+
+def watch_address(address: str, transport: str) -> str:
+    """Where a server with that address for gRPC is to be watched."""
+    return f"127.0.0.1:{free_port()}" if transport == EDGE else address
+
+
+def edge_options(address: str, watched_at: str) -> tuple[str, ...]:
+    """What the server is told about its edge."""
+    return () if watched_at == address else ("--edge-listen", watched_at)
 
 
 def free_port() -> int:

@@ -27,9 +27,10 @@ UNAVAILABLE = 14
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncGenerator[Serving]:
+async def server(tmp_path: Path, transport: str) -> AsyncGenerator[Serving]:
     """A server with one agent."""
-    async with serving(tmp_path / "data", tmp_path / "log", {"VOXPLANE_DRAIN_SECONDS": "10"}) as made:
+    drains = {"VOXPLANE_DRAIN_SECONDS": "10"}
+    async with serving(tmp_path / "data", tmp_path / "log", drains, transport=transport) as made:
         async with connect(made.address) as channel:
             request = agents_pb2.CreateAgentRequest(tenant_id=TENANT, agent_id="a")
             request.config.llm_config.provider = "offline"
@@ -58,7 +59,7 @@ async def test_a_herd_that_comes_at_once_is_served_and_so_is_a_writer(server: Se
     the herd."""
     async with AsyncExitStack() as stack:
         await _publish(server, b"<0>")
-        nodes = await stack.enter_async_context(herd(server.address, HERD, _watch))
+        nodes = await stack.enter_async_context(herd(server.watch_address, HERD, _watch))
         await nodes.until(b"<0>", SECONDS_MAX)
         for number in range(1, RETURNS):
             marker = b"<%d>" % number
@@ -76,7 +77,7 @@ async def test_a_herd_that_comes_at_once_is_served_and_so_is_a_writer(server: Se
 async def test_a_herd_leaves_a_draining_server_apart(server: Serving) -> None:
     """A server that is told to end sends its 1,000 nodes away over two seconds,
     not all at once, each with UNAVAILABLE, and ends in order."""
-    async with herd(server.address, HERD, _watch) as nodes:
+    async with herd(server.watch_address, HERD, _watch) as nodes:
         await _publish(server, b"<0>")
         await nodes.until(b"<0>", SECONDS_MAX)
         ends: list[float] = []
@@ -98,7 +99,7 @@ async def test_a_herd_leaves_a_draining_server_apart(server: Serving) -> None:
 async def test_5000_streams_arrive_at_once_and_none_is_lost(long_only: None, server: Serving) -> None:
     """5,000 streams that arrive in one moment are all served."""
     await _publish(server, b"<0>")
-    async with herd(server.address, HERD_LONG, _watch) as nodes:
+    async with herd(server.watch_address, HERD_LONG, _watch) as nodes:
         await nodes.until(b"<0>", SECONDS_MAX)
         assert nodes.lost == 0
         await _publish(server, b"<1>")

@@ -40,7 +40,7 @@ def _starts(stage: Scene, watcher: str) -> list[Start]:
     ]
 
 
-async def test_history_is_trimmed_while_clients_resume(tmp_path: Path) -> None:
+async def test_history_is_trimmed_while_clients_resume(tmp_path: Path, transport: str) -> None:
     """Clients that resume again and again while the history behind them is being
     trimmed get a DELTA while it is kept and FULL when it is not, are told why,
     and lose nothing either way; contents that they have do not travel again."""
@@ -51,8 +51,9 @@ async def test_history_is_trimmed_while_clients_resume(tmp_path: Path) -> None:
     }
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        server = await enter(serving(tmp_path / "data", tmp_path / "log", environment))
-        proxy = await enter(fault_proxy(server.address))
+        log = tmp_path / "log"
+        server = await enter(serving(tmp_path / "data", log, environment, transport=transport))
+        proxy = await enter(fault_proxy(server.watch_address))
         stage = await enter(scene(server, tmp_path, 8))
         following = asyncio.create_task(stage.follow_log())
         stack.callback(following.cancel)
@@ -79,14 +80,17 @@ async def stage_pause(stage: Scene, shortest: float, longest: float) -> None:
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "kill -9"])
-async def test_a_restored_backup_makes_every_client_take_everything(tmp_path: Path, ending: str) -> None:
+async def test_a_restored_backup_makes_every_client_take_everything(
+    tmp_path: Path, ending: str, transport: str
+) -> None:
     """An older copy of the file is put back, after the server has ended well or
     not: the store has a new epoch and says so, every client that resumes gets
     FULL with the reason, and all end with what the backup has and what came
     after it."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        server = await enter(serving(tmp_path / "data", tmp_path / "log", ENVIRONMENT))
+        log = tmp_path / "log"
+        server = await enter(serving(tmp_path / "data", log, ENVIRONMENT, transport=transport))
         stage = await enter(scene(server, tmp_path, 9))
         stage.watch([Spec("all", "-"), Spec("node", "red", reports="stream")])
         stage.write(3)

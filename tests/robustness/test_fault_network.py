@@ -76,16 +76,17 @@ def fault_seconds(long_mode: bool) -> float:
 
 
 @pytest.mark.timeout(300)
-async def test_streams_come_through_every_fault(tmp_path: Path, fault_seconds: float) -> None:
+async def test_streams_come_through_every_fault(tmp_path: Path, fault_seconds: float, transport: str) -> None:
     """Behind each fault there are two watchers, all at once, while others write
     and watch directly: nothing is lost, doubled or torn, all come level when the
     faults are over, and those beside them never miss a heartbeat."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        server = await enter(serving(tmp_path / "data", tmp_path / "log", ENVIRONMENT))
+        log = tmp_path / "log"
+        server = await enter(serving(tmp_path / "data", log, ENVIRONMENT, transport=transport))
         stage = await enter(scene(server, tmp_path, 1))
         stage.watch([Spec("near", "-"), Spec("near-node", "red", reports="stream")])
-        proxies = {name: await enter(fault_proxy(server.address)) for name in FAULTS}
+        proxies = {name: await enter(fault_proxy(server.watch_address)) for name in FAULTS}
         for name, proxy in proxies.items():
             stage.watch([Spec(name, "-"), Spec(f"{name}-node", "red", reports="stream")], proxy.address)
         stage.write(3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from tests.robustness.faults import shims
 from tests.robustness.faults.clock import DAY, HOUR, ClockSteps
 from tests.robustness.faults.proxy import BLACKHOLE, HALF_OPEN, TRICKLE, Direction, FaultProxy, fault_proxy
 from tests.robustness.faults.scene import ENVIRONMENT, HEARTBEAT_SECONDS
-from tests.robustness.faults.serving import Serving, serving, stopped
+from tests.robustness.faults.serving import Serving, stopped
+from tests.robustness.site import EDGE
 from tests.robustness.watcher import connect
 from voxplane.v1 import agent_service_pb2 as agents_pb2
 from voxplane.v1 import agent_service_pb2_grpc as agents_grpc
@@ -33,12 +34,32 @@ KEEPALIVE_SECONDS = 45.0
 POLL_SECONDS = 0.05
 
 
+class Proxies:
+    """A proxy before each listener of a server; a fault is put under both."""
+
+    def __init__(self, proxies: list[FaultProxy]) -> None:
+        self._proxies = proxies
+
+    @contextmanager
+    def fault(self, *what: Any) -> Generator[None]:
+        """See FaultProxy."""
+        with ExitStack() as stack:
+            for proxy in self._proxies:
+                stack.enter_context(proxy.fault(*what))
+            yield
+
+    async def reset(self) -> None:
+        """See FaultProxy."""
+        for proxy in self._proxies:
+            await proxy.reset()
+
+
 class World:
-    """A server, a proxy, and a node behind it. `clock` is the node's, None
+    """A server, proxies, and a node behind them. `clock` is the node's, None
     where clocks cannot be set."""
 
     def __init__(
-        self, server: Serving, proxy: FaultProxy, node: Daemon, clock: ClockSteps | None, log: Path
+        self, server: Serving, proxy: Proxies, node: Daemon, clock: ClockSteps | None, log: Path
     ) -> None:
         self.server = server
         self.proxy = proxy
@@ -79,6 +100,12 @@ class World:
                 await asyncio.sleep(POLL_SECONDS)
         return time.monotonic() - began
 
+    async def until_logged(self, event: str) -> None:
+        """Wait for a line of the node's log. Raises TimeoutError."""
+        async with asyncio.timeout(SOON_SECONDS):
+            while not self.logged(event):  # noqa: ASYNC110 - a file is read
+                await asyncio.sleep(POLL_SECONDS)
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The node's log entries of one kind."""
         lines = self._log.read_text().splitlines()
@@ -87,11 +114,18 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
-    """All of them, level."""
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str) -> AsyncGenerator[World]:
+    """All of them, level; the node's stream is over the transport."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(serving(tmp_path / "data", tmp_path / "log", ENVIRONMENT))
+        environment = dict(ENVIRONMENT)
+        server = Serving(tmp_path / "data", tmp_path / "log", environment, transport=transport)
+        stack.push_async_callback(server.kill)
         proxy = await stack.enter_async_context(fault_proxy(server.address))
+        proxies = [proxy]
+        if transport == EDGE:
+            proxies.append(await stack.enter_async_context(fault_proxy(server.watch_address)))
+            server.environment["VOXPLANE_EDGE_ADVERTISE"] = proxies[1].address
+        await server.begin()
         node = Daemon(tmp_path, "node")
         stack.push_async_callback(node.close)
         clock = None if shims.why_not() else ClockSteps(tmp_path / "clock")
@@ -102,8 +136,11 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
         await node.start(proxy.address)
         for name in ("LD_PRELOAD", "FAULT_CLOCK_CONTROL"):
             monkeypatch.delenv(name, raising=False)
-        made = World(server, proxy, node, clock, tmp_path / "node.log")
+        made = World(server, Proxies(proxies), node, clock, tmp_path / "node.log")
         await made.until(await made.publish())
+        if transport == EDGE:
+            await made.until_logged("stream takes the edge")
+            await made.until(await made.publish())
         # The first heartbeat says how often they come.
         await asyncio.sleep(2 * HEARTBEAT_SECONDS)
         yield made

@@ -45,14 +45,14 @@ def stop_seconds(long_mode: bool) -> float:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncGenerator[Serving]:
+async def server(tmp_path: Path, transport: str) -> AsyncGenerator[Serving]:
     """A server that gives deaf readers up soon."""
     environment = {
         **ENVIRONMENT,
         "VOXPLANE_WATCH_PENDING_BYTES_MAX": str(PENDING_BYTES_MAX),
         "VOXPLANE_WATCH_STALL_SECONDS": str(STALL_SECONDS),
     }
-    async with serving(tmp_path / "data", tmp_path / "log", environment) as made:
+    async with serving(tmp_path / "data", tmp_path / "log", environment, transport=transport) as made:
         yield made
 
 
@@ -72,7 +72,7 @@ async def test_clients_that_stand_still_cost_the_others_nothing(
         crowd = Crowd(tmp_path, "stopped")
         stack.push_async_callback(crowd.close)
         await crowd.start(
-            server.address, 6, [Spec("still", "-"), Spec("still-node", TENANT, reports="stream")]
+            server.watch_address, 6, [Spec("still", "-"), Spec("still-node", TENANT, reports="stream")]
         )
         stage.watch([Spec("near", "-")])
         stage.write(3)
@@ -153,13 +153,13 @@ async def test_readers_that_do_not_read_cost_the_others_nothing_and_are_given_up
     RESOURCE_EXHAUSTED, which is all that a reader hears who then wakes up."""
     await _commit_all(server, range(1))
     async with AsyncExitStack() as stack:
-        near = await stack.enter_async_context(herd(server.address, 5, _watch))
+        near = await stack.enter_async_context(herd(server.watch_address, 5, _watch))
         await near.until(b"mark-0000", SOON_SECONDS)
         window = WINDOW_BYTES + PADDING_BYTES if read_first else WINDOW_BYTES
         deaf = [RawStream(_watch(0), window_bytes=window) for _ in range(DEAF_STREAMS)]
         for number, stream in enumerate(deaf):
             stack.callback(stream.close)
-            await stream.open(server.address, small_buffer=True)
+            await stream.open(server.watch_address, small_buffer=True)
             if read_first:
                 await asyncio.wait_for(stream.until(b"mark-0000"), SOON_SECONDS)
             if number % 2:
@@ -177,7 +177,7 @@ async def test_readers_that_do_not_read_cost_the_others_nothing_and_are_given_up
             await asyncio.wait_for(stream.ended.wait(), END_SECONDS_MAX)
         assert {stream.status for stream in deaf} == {RESOURCE_EXHAUSTED}
         assert max(stream.messages for stream in deaf) < COMMITS // 10
-        async with herd(server.address, DEAF_STREAMS, _watch) as back:
+        async with herd(server.watch_address, DEAF_STREAMS, _watch) as back:
             await back.until(b"mark-%04d" % (COMMITS - 1), SOON_SECONDS)
 
 
@@ -188,7 +188,7 @@ async def test_a_reader_that_pauses_goes_on_with_the_newest(server: Serving) -> 
     async with AsyncExitStack() as stack:
         stream = RawStream(_watch(0), window_bytes=WINDOW_BYTES)
         stack.callback(stream.close)
-        await stream.open(server.address, small_buffer=True)
+        await stream.open(server.watch_address, small_buffer=True)
         stream.deafen()
         await asyncio.sleep(2 * STALL_SECONDS)
         await _commit_all(server, range(1, 8))

@@ -20,7 +20,7 @@ type commitsResult struct {
 func commits(todo plan) (*commitsResult, error) {
 	writers := make([]*committer, todo.writers)
 	for number := range writers {
-		conn, err := dial(todo.address, windowBytes)
+		conn, err := dial(todo.address, windowBytes, todo.secure)
 		if err != nil {
 			return nil, err
 		}

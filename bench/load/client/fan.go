@@ -48,7 +48,7 @@ type fanRun struct {
 }
 
 func fan(todo plan) (*fanResult, error) {
-	writer, err := dial(todo.address, windowBytes)
+	writer, err := dial(todo.address, windowBytes, todo.secure)
 	if err != nil {
 		return nil, err
 	}

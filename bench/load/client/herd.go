@@ -52,6 +52,7 @@ func (g *gate) wait(limit time.Duration) (time.Time, error) {
 type herd struct {
 	cancel  context.CancelFunc
 	address string
+	secure  bool
 	subject subject
 	payload int
 	nodes   []*node
@@ -76,7 +77,7 @@ type herd struct {
 // newHerd makes nodes; the last `silent` of them can be made deaf.
 func newHerd(todo plan, key func(int) string) *herd {
 	made := &herd{
-		cancel: func() {}, address: todo.address, subject: todo.subject, payload: todo.payload,
+		cancel: func() {}, address: todo.watches, secure: todo.secure, subject: todo.subject, payload: todo.payload,
 		failures: map[string]int{},
 		synced:   newGate(), had: newGate(), reported: newGate(), sleeping: make(chan struct{}),
 	}

@@ -15,8 +15,11 @@ import (
 // plan is what to do.
 type plan struct {
 	address string
+	watches string
 	subject subject
 	server  process
+
+	secure bool
 
 	streams    int
 	silent     int
@@ -34,6 +37,8 @@ func main() {
 	kind := flag.String("kind", "fan", "fan, commits or soak")
 	name := flag.String("subject", "voxplane", "voxplane, etcd or ads")
 	flag.StringVar(&todo.address, "address", "", "host and port of the server")
+	flag.StringVar(&todo.watches, "watches", "", "host and port for watches, if it is another")
+	secure := flag.Bool("tls", false, "speak TLS there; the certificate is not checked")
 	flag.IntVar(&todo.server.pid, "pid", 0, "process of the server")
 	flag.IntVar(&todo.streams, "streams", 100, "watches")
 	flag.IntVar(&todo.silent, "silent", 0, "how many of them do not read in every second block of changes")
@@ -48,6 +53,10 @@ func main() {
 
 	// The load's own collections must not be taken for the server's pauses.
 	debug.SetGCPercent(400)
+	if todo.watches == "" {
+		todo.watches = todo.address
+	}
+	todo.secure = *secure
 	found, err := subjectByName(*name)
 	if err != nil {
 		log.Fatal(err)

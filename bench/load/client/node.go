@@ -69,7 +69,7 @@ func (n *node) watch(ctx context.Context) error {
 		// One change fills it, so that the server soon has to hold back.
 		window = n.herd.payload + messageHeadBytes
 	}
-	conn, err := dial(n.herd.address, window)
+	conn, err := dial(n.herd.address, window, n.herd.secure)
 	if err != nil {
 		return err
 	}

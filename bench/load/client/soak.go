@@ -41,7 +41,7 @@ type soakResult struct {
 // soak commits and reconnects at fixed rates, with reports by stream, and
 // prints what it did every few seconds.
 func soak(todo plan, how soakPlan) (*soakResult, error) {
-	writer, err := dial(todo.address, windowBytes)
+	writer, err := dial(todo.address, windowBytes, todo.secure)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ from control_plane.state import Tenants
 from control_plane.store import LogStore
 from control_plane.store.memory import MemoryStore
 from control_plane.watch import Hub, WatchSettings
+from control_plane.watch.serving import Pieces
 from tests.unit.services.agent_requests import AGENT, create, update
 from tests.unit.watch.reference_client import ReferenceClient
 from tests.virtual_clock import VirtualClock
@@ -97,7 +98,8 @@ class Sink:
         finally:
             self._hub.close_stream(stream)
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, pieces: Pieces) -> None:
+        data = b"".join(pieces)
         await self.reading.wait()
         self.messages.append(data)
         self.client.receive(data)

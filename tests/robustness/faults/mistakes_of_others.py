@@ -11,7 +11,7 @@ from agent_node.upstream.events import Action as NodeAction
 from control_plane.state import TenantState
 from control_plane.watch import Hub, Stream
 from control_plane.watch.planner import Planner
-from control_plane.watch.serving import Write
+from control_plane.watch.serving import Pieces, Write
 from control_plane.watch.stream import Action, StateChanged, StreamState
 from control_plane.watch.transfer import Declared
 from voxplane.names import TenantId
@@ -116,7 +116,7 @@ class SendsUnderLock(Stream):
     async def serve(self, write: Write) -> Any:
         """As its parent, with the mistake."""
 
-        async def locked(data: bytes) -> None:
+        async def locked(data: Pieces) -> None:
             async with self.lock:
                 await write(data)
 

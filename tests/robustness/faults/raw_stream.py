@@ -12,6 +12,8 @@ import struct
 import time
 from enum import IntEnum
 
+from hpack import Decoder
+
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 
 WINDOW_BYTES_MAX = 2**31 - 1
@@ -62,6 +64,7 @@ class RawStream(asyncio.Protocol):
         self._window_bytes = window_bytes
         self._frames = bytearray()
         self._data = bytearray()
+        self._blocks: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
     async def open(self, address: str, *, small_buffer: bool = False) -> RawStream:
@@ -149,9 +152,10 @@ class RawStream(asyncio.Protocol):
             case _Frame.DATA:
                 self._data += payload
                 self._messages()
-            case _Frame.HEADERS if flags & _END_STREAM:
-                found = _STATUS.search(payload)
-                self._end(int(found[1]) if found else -1)
+            case _Frame.HEADERS:
+                self._blocks.append(bytes(payload))
+                if flags & _END_STREAM:
+                    self._end(_status_of(self._blocks))
             case _Frame.RST_STREAM | _Frame.GOAWAY:
                 self._end(-1)
             case _Frame.SETTINGS if not flags & _ACK:
@@ -183,6 +187,17 @@ class RawStream(asyncio.Protocol):
         assert self._transport is not None
         head = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
         self._transport.write(head + payload)
+
+
+def _status_of(blocks: list[bytes]) -> int:
+    """The status in the last of an answer's header blocks; -1 if there is none.
+    Most servers write it in plain text, which is found at no cost."""
+    if plain := _STATUS.search(blocks[-1]):
+        return int(plain[1])
+    decoder, fields = Decoder(), {}
+    for block in blocks:
+        fields = {str(name): str(value) for name, value in decoder.decode(block)}
+    return int(fields.get("grpc-status", -1))
 
 
 def _literal(header: tuple[bytes, bytes]) -> bytes:

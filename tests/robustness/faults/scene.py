@@ -57,7 +57,7 @@ class Scene:
         """Begin watchers; what they do ends with the scene."""
         for spec in specs:
             watcher = Watcher(
-                spec, address or self.server.address, self.recorder, self.random.randrange(2**32)
+                spec, address or self.server.watch_address, self.recorder, self.random.randrange(2**32)
             )
             self.watchers.append(watcher)
             self._watching.append(asyncio.create_task(watcher.run()))
@@ -174,7 +174,7 @@ class Scene:
 
     async def _fetch(self, tenant: str) -> Fetched:
         request = sync_pb2.FetchConfigRequest(tenant_id=tenant)
-        async with connect(self.server.address) as channel:
+        async with connect(self.server.watch_address) as channel:
             answer = await sync_grpc.ConfigSyncServiceStub(channel).FetchConfig(
                 request, wait_for_ready=True, timeout=FETCH_SECONDS_MAX
             )

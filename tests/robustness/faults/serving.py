@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.robustness.site import free_port
+from tests.robustness.site import GRPC, edge_options, free_port, watch_address
 
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
@@ -23,7 +23,8 @@ LOGGED_POLL_SECONDS = 0.02
 class Serving:
     """A control plane that can be ended, stopped and begun again, at one
     address and on one folder. `environment` is added to that of this process,
-    `prefix` goes before the command."""
+    `prefix` goes before the command. `watch_address` is where ConfigSyncService
+    is called."""
 
     def __init__(
         self,
@@ -32,10 +33,12 @@ class Serving:
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
         arguments: Sequence[str] = (),
+        transport: str = GRPC,
     ) -> None:
         self.folder = folder
         self.log = log
         self.address = f"127.0.0.1:{free_port()}"
+        self.watch_address = watch_address(self.address, transport)
         self.environment = dict(environment or {})
         self._prefix = prefix
         self._arguments = arguments
@@ -68,7 +71,8 @@ class Serving:
     async def spawn(self) -> None:
         """Start it."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("VOXPLANE_")}
-        options = ("--grpc-listen", self.address, "--data-dir", str(self.folder), *self._arguments)
+        edge = edge_options(self.address, self.watch_address)
+        options = ("--grpc-listen", self.address, *edge, "--data-dir", str(self.folder), *self._arguments)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(*self._prefix, sys.executable, "-m", "tests.robustness.served", "serve", *options),
@@ -126,10 +130,11 @@ async def serving(
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    transport: str = GRPC,
 ) -> AsyncGenerator[Serving]:
     """A control plane that is ready, killed at the end of the block if it has
     not ended by then."""
-    control_plane = Serving(folder, log, environment, prefix, arguments)
+    control_plane = Serving(folder, log, environment, prefix, arguments, transport)
     try:
         await control_plane.begin()
         yield control_plane

@@ -77,3 +77,52 @@ def test_a_port_that_cannot_be_is_refused() -> None:
     """The resolver would listen on what is left of a larger port."""
     with pytest.raises(ValidationError, match="at most 65535"):
         load_settings({"grpc_listen": "127.0.0.1:99999"})
+
+
+def test_the_edge_has_its_default_beside_grpcs_own() -> None:
+    """Who moves one listener says where the other is."""
+    assert load_settings({}).edge == "127.0.0.1:50052"
+    assert load_settings({"grpc_listen": "127.0.0.1:1"}).edge == ""
+    assert load_settings({"grpc_listen": "127.0.0.1:1", "edge_listen": "127.0.0.1:2"}).edge == "127.0.0.1:2"
+    assert load_settings({"edge_listen": "none"}).edge == ""
+    with pytest.raises(ValidationError, match="at most 65535"):
+        load_settings({"edge_listen": "127.0.0.1:99999"})
+
+
+def test_other_machines_reach_the_edge_over_tls_alone(tmp_path: Path) -> None:
+    """No word makes the edge speak without TLS to other machines."""
+    beyond = {"edge_listen": "0.0.0.0:50052", "insecure": True}
+    with pytest.raises(ValidationError, match="takes TLS alone"):
+        load_settings(beyond)
+    tls = {"tls_cert": tmp_path / "cert", "tls_key": tmp_path / "key"}
+    assert load_settings(beyond | tls).edge == "0.0.0.0:50052"
+    with pytest.raises(ValidationError, match="no authentication"):
+        load_settings({"grpc_listen": "0.0.0.0:1", **tls})
+    assert load_settings({"grpc_listen": "0.0.0.0:1", **tls, "tls_client_ca": tmp_path / "ca"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tls_cert": "cert"}, "given together"),
+        ({"tls_key": "key"}, "given together"),
+        ({"tls_client_ca": "ca"}, "needs tls_cert"),
+    ],
+)
+def test_half_a_certificate_is_refused(given: dict[str, str], says: str) -> None:
+    """A certificate is a file and its key; what is asked of clients is nothing
+    without them."""
+    with pytest.raises(ValidationError, match=says):
+        load_settings(given)
+
+
+def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+    """The command names the files and says what is wrong, without a traceback."""
+    (tmp_path / "cert").write_text("no certificate")
+    (tmp_path / "key").write_text("no key")
+    files = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
+    code, output = run("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files)
+    assert (code, "voxplane serve: " in output, "Traceback" in output) == (1, True, False)
+    assert str(tmp_path / "cert") in output
+    code, output = run("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files[:2], "--tls-key", "/none")
+    assert (code, "No such file" in output) == (1, True)

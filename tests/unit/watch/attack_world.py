@@ -10,7 +10,7 @@ from typing import cast
 from control_plane.fleet import Fleet
 from control_plane.state import Change, Tenants, TenantState, empty
 from control_plane.watch import EVERY_AGENT, Hub, Permit, WatchSettings
-from control_plane.watch.serving import Stream
+from control_plane.watch.serving import Pieces, Stream
 from tests.unit.watch.tenant_log import EPOCH, TenantLog
 from tests.virtual_clock import VirtualClock
 from voxplane.errors import VoxplaneError
@@ -153,7 +153,8 @@ class Held:
         except VoxplaneError as error:
             self.error = error
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, pieces: Pieces) -> None:
+        data = b"".join(pieces)
         await self.reads.wait()
         if self._take is not None:
             self._take(data)

@@ -12,6 +12,7 @@ from control_plane.state import Tenants
 from control_plane.store.memory import MemoryStore
 from control_plane.watch import EVERY_AGENT, NOTHING, Hub, Permit, WatchSettings
 from control_plane.watch.debounce import Debounce
+from control_plane.watch.serving import Pieces
 from tests.unit.services.agent_requests import AGENT, TENANT, create, update
 from tests.unit.watch.reference_client import ReferenceClient
 from tests.virtual_clock import VirtualClock
@@ -77,9 +78,9 @@ class Sink:
             self.error = error
             self.ended = self._world.clock.monotonic()
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, pieces: Pieces) -> None:
         await self.reads.wait()
-        message = self.client.receive(data)
+        message = self.client.receive(b"".join(pieces))
         now = self._world.clock.monotonic()
         if message.HasField("drain"):
             self.drains.append((now, message.drain))

@@ -13,6 +13,7 @@ from control_plane.services import decisions
 from control_plane.state import Tenants
 from control_plane.store.memory import MemoryStore
 from control_plane.watch import Hub, WatchSettings
+from control_plane.watch.serving import Pieces
 from tests.unit.services.agent_requests import TENANT, create, update
 from tests.unit.watch.reference_client import ReferenceClient
 from tests.virtual_clock import VirtualClock
@@ -45,9 +46,9 @@ class Sink:
         except VoxplaneError as error:
             self.error = error
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, pieces: Pieces) -> None:
         self.times.append(self._clock.monotonic())
-        self.client.receive(data)
+        self.client.receive(b"".join(pieces))
 
 
 class World:

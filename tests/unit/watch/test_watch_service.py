@@ -1,4 +1,4 @@
-"""WatchConfig and the reports on it, over gRPC."""
+"""WatchConfig and the reports on it, over both transports."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from structlog.testing import capture_logs
 
 from tests.unit.server.in_process import Refusal, refusal
 from tests.unit.watch.reference_client import ReferenceClient
-from tests.unit.watch.watch_server import Watcher, WatchServer, report, watch_server
+from tests.unit.watch.watch_server import TRANSPORTS, Watcher, WatchServer, report, watch_server
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import node_service_pb2
 
 WATCHERS = 200
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[WatchServer]:
+@pytest.fixture(params=TRANSPORTS)
+async def server(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[WatchServer]:
     """A control plane in virtual time."""
-    async with watch_server(tmp_path) as running:
+    async with watch_server(tmp_path, request.param) as running:
         yield running
 
 
@@ -285,11 +285,12 @@ async def test_a_client_that_goes_in_the_middle_of_a_message_is_no_fault(server:
     assert [(line["event"], line.get("code")) for line in watches] == [("call", "CANCELLED")] * 20
 
 
-async def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_that_never_reads_is_given_up(tmp_path: Path, transport: str) -> None:
     """Past the byte bound a stopped reader's stream is over on the server at
     once, and the client, when it reads at last, finds RESOURCE_EXHAUSTED."""
     settings = {"watch_stall_seconds": 5.0, "watch_pending_bytes_max": 200_000}
-    async with watch_server(tmp_path, **settings) as server:
+    async with watch_server(tmp_path, transport, **settings) as server:
         await server.create("sales")
         async with server.watch(ReferenceClient("acme"), small_window=True) as stopped:
             await stopped.next()

@@ -22,6 +22,8 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
 
+GRPC, EDGE = "grpc", "edge"
+TRANSPORTS = (GRPC, EDGE)
 WATCH = "/voxplane.v1.ConfigSyncService/WatchConfig"
 _SMALL_WINDOW = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -38,6 +40,8 @@ class WatchServer:
     clock: VirtualClock
     address: str
     channel: grpc.aio.Channel
+    sync_address: str
+    sync_channel: grpc.aio.Channel
     agents: agents_grpc.AgentServiceAsyncStub
     sync: sync_grpc.ConfigSyncServiceAsyncStub
     nodes: nodes_grpc.NodeServiceAsyncStub
@@ -68,9 +72,9 @@ class WatchServer:
     ) -> AsyncIterator[Watcher]:
         """A stream of the client's, cancelled at the end of the block; if asked
         on a connection of its own, which takes little that is not read."""
-        channel = self.channel
+        channel = self.sync_channel
         if small_window:
-            channel = grpc.aio.insecure_channel(self.address, options=_SMALL_WINDOW)
+            channel = grpc.aio.insecure_channel(self.sync_address, options=_SMALL_WINDOW)
         call = channel.unary_stream(WATCH, request_serializer=sync_pb2.WatchConfigRequest.SerializeToString)(
             client.request(node)
         )
@@ -117,22 +121,31 @@ def report(
 
 
 @asynccontextmanager
-async def watch_server(folder: Path, **more: Any) -> AsyncIterator[WatchServer]:
-    """Serve for as long as the block runs, with more settings."""
+async def watch_server(folder: Path, transport: str = GRPC, **more: Any) -> AsyncIterator[WatchServer]:
+    """Serve for as long as the block runs, with more settings; ConfigSyncService
+    is called over the transport."""
     clock = VirtualClock()
     given = {"grpc_listen": f"unix:{folder}/s.sock", "drain_seconds": 1, "watch_quiet_seconds": 0, **more}
+    if transport == EDGE:
+        given["edge_listen"] = f"unix:{folder}/e.sock"
     settings = Settings(**given)
     control_plane = build(settings, MemoryStore(), clock)
     address = await control_plane.start()
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
+        sync_address = control_plane.edge_address or address
+        async with (
+            grpc.aio.insecure_channel(address) as channel,
+            grpc.aio.insecure_channel(sync_address) as sync_channel,
+        ):
             yield WatchServer(
                 control_plane,
                 clock,
                 address,
                 channel,
+                sync_address,
+                sync_channel,
                 agents_grpc.AgentServiceStub(channel),
-                sync_grpc.ConfigSyncServiceStub(channel),
+                sync_grpc.ConfigSyncServiceStub(sync_channel),
                 nodes_grpc.NodeServiceStub(channel),
             )
     finally:
