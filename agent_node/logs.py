@@ -15,6 +15,7 @@ LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 LIBRARY_FIELDS = (
+    "connection_error",
     "dispatch_id",
     "elapsed_time",
     "job_id",

@@ -38,8 +38,9 @@ _log = structlog.stdlib.get_logger(__name__)
 class Announce(Protocol):
     """Tells a room of a refusal. It must not wait."""
 
-    def __call__(self, room: str, data: bytes, *, final: bool) -> None:
-        """`final` if no other node is asked."""
+    def __call__(self, tenant_id: str, room: str, data: bytes, *, final: bool) -> None:
+        """`final` if no other node is asked. The tenant is empty if it is not
+        known."""
         ...
 
 
@@ -256,4 +257,4 @@ class Gate:
                 "final": refusal.final,
                 "session_id": caller.session_id or job_id,
             }
-            self._announce(room, json.dumps(told).encode(), final=refusal.final)
+            self._announce(caller.tenant_id, room, json.dumps(told).encode(), final=refusal.final)

@@ -25,6 +25,8 @@ ANNOUNCE_SECONDS_MAX = 20.0
 ANNOUNCE_POLL_SECONDS = 0.25
 """At first; twice as long each time."""
 ANNOUNCING_MAX = 64
+ANNOUNCING_TENANT_MAX = 16
+"""Of one tenant, so that its callers do not silence those of others."""
 
 _NOT_CALLERS = (
     models.ParticipantInfo.Kind.AGENT,
@@ -140,17 +142,18 @@ class Announcer:
     def __init__(self, rooms: Rooms, clock: Clock) -> None:
         self._rooms = rooms
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
         self.dropped = 0
 
-    def announce(self, room: str, data: bytes, *, final: bool) -> None:
-        """Tell a room, some time later."""
-        if len(self._tasks) >= ANNOUNCING_MAX or not room:
+    def announce(self, tenant_id: str, room: str, data: bytes, *, final: bool) -> None:
+        """Tell a room of a tenant, some time later."""
+        of_tenant = sum(tenant == tenant_id for tenant in self._tasks.values())
+        if len(self._tasks) >= ANNOUNCING_MAX or of_tenant >= ANNOUNCING_TENANT_MAX or not room:
             self.dropped += 1
             return
         task = asyncio.create_task(self._tell(room, data, final=final), name="tell a room")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = tenant_id
+        task.add_done_callback(self._tasks.pop)
 
     def close(self) -> None:
         """Drop what still waits."""

@@ -6,6 +6,7 @@ what that does not tell: the version is pinned for this reason.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -69,6 +70,7 @@ class CallServer(AgentServer):
             job_memory_warn_mb=memory_limit_mb * MEMORY_WARN_SHARE or MEMORY_WARN_MB,
             job_memory_limit_mb=memory_limit_mb,
         )
+        logging.getLogger("livekit.agents").addFilter(_name_error)
         self._told = meter.told
         self._ended = ended
         self.rtc_session(voice.entrypoint, agent_name=AGENT_NAME, on_request=gate.answer)
@@ -131,6 +133,16 @@ class CallServer(AgentServer):
         code = executor.exitcode if isinstance(executor, SupervisedProc) else None
         job = info.job
         self._ended(JobEnd(job.id, job.room.name, job.metadata, code))
+
+
+def _name_error(record: logging.LogRecord) -> bool:
+    """Say why LiveKit cannot be reached: its own field for that is not shown,
+    as it may hold anything."""
+    error: object = getattr(record, "error", None)
+    if isinstance(error, Exception):
+        status: object = getattr(error, "status", "")
+        record.connection_error = f"{type(error).__name__} {status}".rstrip()
+    return True
 
 
 def _kill(executor: JobExecutor) -> None:

@@ -320,9 +320,9 @@ class CallWorker:
         if kept is not None:
             self.gate.give_up(lost.caller, kept)
 
-    def _announce(self, room: str, data: bytes, *, final: bool) -> None:
+    def _announce(self, tenant_id: str, room: str, data: bytes, *, final: bool) -> None:
         if self._announcer is not None:
-            self._announcer.announce(room, data, final=final)
+            self._announcer.announce(tenant_id, room, data, final=final)
 
     def _kill(self, job_id: str) -> None:
         if self._server is not None:

@@ -78,7 +78,7 @@ class CallWorld:
             unlaunched=lambda request: self.unlaunched.append(request.id),
         )
 
-    def _announce(self, room: str, data: bytes, *, final: bool) -> None:
+    def _announce(self, tenant_id: str, room: str, data: bytes, *, final: bool) -> None:
         self.told.append((room, json.loads(data), final))
 
     async def offer(

@@ -11,7 +11,14 @@ from google.protobuf.message import Message
 from livekit import api
 from livekit.protocol import models
 
-from agent_node.calls.rooms import ANNOUNCING_MAX, Announcer, LiveKitRooms, RoomsError, livekit_rooms
+from agent_node.calls.rooms import (
+    ANNOUNCING_MAX,
+    ANNOUNCING_TENANT_MAX,
+    Announcer,
+    LiveKitRooms,
+    RoomsError,
+    livekit_rooms,
+)
 from tests.unit.voice.call_world import FakeRooms
 from tests.virtual_clock import VirtualClock
 
@@ -126,7 +133,7 @@ class Telling:
 async def test_a_refusal_waits_for_the_caller() -> None:
     """Who is not connected would miss it; it is said once."""
     telling = Telling()
-    telling.announcer.announce("room-1", b"no", final=True)
+    telling.announcer.announce("acme", "room-1", b"no", final=True)
     await telling.clock.advance(2)
     assert telling.rooms.sent == []
     telling.rooms.callers = 1
@@ -139,14 +146,14 @@ async def test_a_refusal_of_one_node_is_not_told_where_another_has_come() -> Non
     """Other nodes have their time; only if none has come the caller hears of it."""
     telling = Telling()
     telling.rooms.callers = 1
-    telling.announcer.announce("room-1", b"no", final=False)
+    telling.announcer.announce("acme", "room-1", b"no", final=False)
     await telling.clock.settle()
     assert telling.rooms.sent == []
     telling.rooms.agents["agent-2"] = "s-1"
     await telling.clock.advance(60)
     assert telling.rooms.sent == []
     del telling.rooms.agents["agent-2"]
-    telling.announcer.announce("room-1", b"no", final=False)
+    telling.announcer.announce("acme", "room-1", b"no", final=False)
     await telling.clock.advance(60)
     assert telling.rooms.sent == [b"no"]
 
@@ -154,16 +161,28 @@ async def test_a_refusal_of_one_node_is_not_told_where_another_has_come() -> Non
 async def test_what_cannot_be_told_is_counted() -> None:
     """A caller who never connects, a server that is away, and too many at once."""
     telling = Telling()
-    telling.announcer.announce("room-1", b"no", final=True)
+    telling.announcer.announce("acme", "room-1", b"no", final=True)
     await telling.clock.advance(60)
     assert telling.announcer.dropped == 1
     telling.rooms.failures = 1000
-    telling.announcer.announce("room-1", b"no", final=True)
+    telling.announcer.announce("acme", "room-1", b"no", final=True)
     await telling.clock.advance(60)
     assert telling.announcer.dropped == 2
-    for _ in range(ANNOUNCING_MAX + 3):
-        telling.announcer.announce("room-1", b"no", final=True)
+    for number in range(ANNOUNCING_MAX + 3):
+        telling.announcer.announce(f"tenant-{number}", "room-1", b"no", final=True)
     assert telling.announcer.dropped == 5
     telling.announcer.close()
     await asyncio.sleep(0)
     assert telling.announcer.dropped == 5 + ANNOUNCING_MAX
+
+
+async def test_a_tenant_with_many_refusals_does_not_silence_the_others() -> None:
+    """Its own are dropped from a bound on."""
+    telling = Telling()
+    telling.rooms.callers = 1
+    for _ in range(ANNOUNCING_MAX):
+        telling.announcer.announce("acme", "room-1", b"acme", final=True)
+    telling.announcer.announce("beta", "room-2", b"beta", final=True)
+    await telling.clock.advance(1)
+    assert telling.rooms.sent == [b"acme"] * ANNOUNCING_TENANT_MAX + [b"beta"]
+    assert telling.announcer.dropped == ANNOUNCING_MAX - ANNOUNCING_TENANT_MAX

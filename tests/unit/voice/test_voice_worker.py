@@ -21,6 +21,7 @@ from livekit.protocol import agent
 from agent_node.calls import CallSettings, CallWorker
 from agent_node.calls.server import CallServer
 from agent_node.daemon import Stop
+from agent_node.logs import LIBRARY_FIELDS
 from tests.unit.voice.call_world import FakeDesk, FakePermission, metadata
 from tests.vendors.livekit import AgentEndpoint
 from tests.virtual_clock import VirtualClock
@@ -257,8 +258,10 @@ async def test_a_hurry_does_not_wait_for_calls(
     await asyncio.wait_for(relay.detached.wait(), STEP_SECONDS_MAX)
 
 
-async def test_a_server_that_goes_is_waited_for(endpoint: AgentEndpoint, socket: Path) -> None:
-    """The worker knows that it is not registered, and registers again by itself."""
+async def test_a_server_that_goes_is_waited_for(
+    endpoint: AgentEndpoint, socket: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker knows that it is not registered, its log says why, and it registers again by itself."""
     async with running(endpoint, socket) as made:
         await endpoint.go_away()
         await until(lambda: not made.worker.registered)
@@ -266,6 +269,9 @@ async def test_a_server_that_goes_is_waited_for(endpoint: AgentEndpoint, socket:
         await asyncio.wait_for(endpoint.registrations.get(), STEP_SECONDS_MAX)
         await until(lambda: made.worker.registered)
         assert made.worker.restarts == 0
+    said = {getattr(record, "connection_error", "") for record in caplog.records}
+    assert "WSServerHandshakeError 503" in said
+    assert "connection_error" in LIBRARY_FIELDS
 
 
 class BreakingServer(CallServer):
