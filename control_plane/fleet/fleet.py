@@ -137,7 +137,7 @@ class Fleet:
         # With a message, there is news when the node has answered.
         if nonce is None:
             self._changed(node.info.node_id)
-        return node.missed()
+        return node.missed() if node.early else 0
 
     def report(self, report: sync_pb2.ReportConfigStatusRequest) -> int:
         """Take what a node reports of its stream. The nonce is one that was

@@ -75,6 +75,7 @@ class TenantRecord:
     reports: Reports = field(default_factory=Reports)
     refusals: Set[AgentName] = _NONE
     _behind: Set[AgentName] | None = None
+    _epoch: str = ""
 
     def settle(self, acked_nonce: int) -> None:
         """Bring `acked` up to date."""
@@ -99,11 +100,14 @@ class TenantRecord:
     def sent(self, level: SentLevel, removed: Iterable[AgentName], nonce: int | None) -> None:
         """The stream has moved to a level, with a message or without."""
         revision = level.revision
-        if self.level is not None and self.level.revision.epoch != revision.epoch:
-            self.reports = Reports()
-            self.refusals = _NONE
-        if self.acked is not None and self.acked.epoch != revision.epoch:
-            self.acked = None
+        epoch = revision.epoch
+        if epoch != self._epoch:
+            if self.level is not None:
+                self.reports = Reports()
+                self.refusals = _NONE
+            if self.acked is not None and self.acked.epoch != epoch:
+                self.acked = None
+            self._epoch = epoch
         self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
