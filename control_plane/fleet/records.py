@@ -160,6 +160,15 @@ class TenantRecord:
         self.refusals = _with(self.refusals, name, False)
 
 
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who a node says that it is. A message would take five times the room."""
+
+    node_id: str
+    version: str
+    labels: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class NodeRecord:
     """What is known of one node. `tenant_id` and `scope` are what it asks for,
@@ -167,7 +176,7 @@ class NodeRecord:
     `early` is the number of a report that told of tenants which the stream has
     not come to yet, or 0."""
 
-    info: sync_pb2.NodeInfo
+    info: NodeIdentity
     tenant_id: str
     scope: Scope
     stream_id: str
