@@ -209,29 +209,34 @@ async def serve(settings: Settings) -> None:
     _log.info("stopped")
 
 
+EdgeListen = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the fast edge, for nodes: HOST:PORT, unix:/PATH or none. "
+        "Default: 127.0.0.1:50052 if gRPC has its default too, otherwise none."
+    ),
+]
+EdgeAdvertise = Annotated[
+    str | None, typer.Option(help="HOST:PORT by which nodes reach the fast edge, if it is another.")
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="PEM file with the certificate of all listeners, and its chain.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with its private key.")]
+TlsClientCa = Annotated[
+    Path | None, typer.Option(help="PEM file of the authorities of clients; others are not let in then.")
+]
+
+
 def command(
     grpc_listen: Annotated[
         str | None, typer.Option(help="Address for gRPC: HOST:PORT or unix:/PATH. Default: 127.0.0.1:50051.")
     ] = None,
-    edge_listen: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the fast edge, for nodes: HOST:PORT, unix:/PATH or none. "
-            "Default: 127.0.0.1:50052 if gRPC has its default too, otherwise none."
-        ),
-    ] = None,
-    edge_advertise: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT by which nodes reach the fast edge, if it is another."),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM file with the certificate of all listeners, and its chain.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of the authorities of clients; others are not let in then."),
-    ] = None,
+    edge_listen: EdgeListen = None,
+    edge_advertise: EdgeAdvertise = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. Default: .voxplane.")] = None,
     store: Annotated[
         str | None, typer.Option(help="sqlite, or memory to keep nothing. Default: sqlite.")

@@ -38,7 +38,9 @@ class Calls(Around):
         token = CALL.set(call)
         outcome = "OK"
         try:
-            response = await proceed(request, context)
+            served = proceed(request, context)
+            del request  # a stream lasts for hours, and does not need what it was asked for with
+            response = await served
             _note_response(call, response)
             return response
         except asyncio.CancelledError:

@@ -25,8 +25,10 @@ class Errors(Around):
 
     async def around(self, method: str, request: Any, context: Context, proceed: Proceed) -> Any:
         """See Around."""
+        served = proceed(request, context)
+        del request
         try:
-            return await proceed(request, context)
+            return await served
         except VoxplaneError as error:
             await _abort(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):

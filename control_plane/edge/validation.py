@@ -38,7 +38,9 @@ class Validation(Around):
         if not isinstance(request, Message):
             return await proceed(self._checked(cast("AsyncIterator[Message]", request)), context)
         await self._judge(request)
-        return await proceed(request, context)
+        served = proceed(request, context)
+        del request
+        return await served
 
     async def _judge(self, request: Message) -> None:
         request.DiscardUnknownFields()

@@ -153,8 +153,10 @@ class Call:
         self._task = asyncio.get_running_loop().create_task(self._serve(request))
 
     async def _serve(self, request: Any) -> None:
+        served = self._behaviour(request, self)
+        del request
         try:
-            response = await self._behaviour(request, self)
+            response = await served
             if not self._method.streams_out:
                 await self.write((self._method.write_out(response), b""))
             self._line.finish(self._stream_id, wire.trailers(code_pb2.OK, "", self._trailing))

@@ -10,14 +10,16 @@ and what is reported of it, changes nothing.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import structlog
 
 from control_plane.fleet.members import Members
-from control_plane.fleet.records import NodeRecord, SentLevel
+from control_plane.fleet.records import NodeIdentity, NodeRecord, SentLevel
 from control_plane.fleet.scope import scope_of
 from control_plane.fleet.words import Words
 from voxplane.clock import Clock
@@ -34,6 +36,7 @@ JUMP_MAX = 2**32
 FORGOTTEN_PER_CALL_MAX = 16
 """Records that are let go of at once; a large one takes a while."""
 
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -94,7 +97,7 @@ class Fleet:
             self._make_room()
         now = self._clock.time()
         node = NodeRecord(
-            info=sync_pb2.NodeInfo(),
+            info=_identity(node_id, request.node),
             tenant_id=request.tenant_id,
             scope=scope_of(request),
             stream_id=stream_id,
@@ -105,7 +108,6 @@ class Fleet:
                 for tenant, start in request.start_revisions.items()
             },
         )
-        node.info.CopyFrom(request.node)
         replaced = ""
         if before is not None:
             replaced = before.stream_id
@@ -137,7 +139,7 @@ class Fleet:
         # With a message, there is news when the node has answered.
         if nonce is None:
             self._changed(node.info.node_id)
-        return node.missed()
+        return node.missed() if node.early else 0
 
     def report(self, report: sync_pb2.ReportConfigStatusRequest) -> int:
         """Take what a node reports of its stream. The nonce is one that was
@@ -264,3 +266,9 @@ class Fleet:
         del self._gone[node_id]
         self._members.discard(self._nodes.pop(node_id).tenant_id, node_id)
         self._changed(node_id)
+
+
+def _identity(node_id: str, node: sync_pb2.NodeInfo) -> NodeIdentity:
+    """Of a fleet, most are of one version and have few labels."""
+    labels = dict(node.labels) if node.labels else _NO_LABELS
+    return NodeIdentity(node_id, sys.intern(node.version), labels)

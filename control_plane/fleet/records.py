@@ -75,6 +75,7 @@ class TenantRecord:
     reports: Reports = field(default_factory=Reports)
     refusals: Set[AgentName] = _NONE
     _behind: Set[AgentName] | None = None
+    _epoch: str = ""
 
     def settle(self, acked_nonce: int) -> None:
         """Bring `acked` up to date."""
@@ -99,11 +100,14 @@ class TenantRecord:
     def sent(self, level: SentLevel, removed: Iterable[AgentName], nonce: int | None) -> None:
         """The stream has moved to a level, with a message or without."""
         revision = level.revision
-        if self.level is not None and self.level.revision.epoch != revision.epoch:
-            self.reports = Reports()
-            self.refusals = _NONE
-        if self.acked is not None and self.acked.epoch != revision.epoch:
-            self.acked = None
+        epoch = revision.epoch
+        if epoch != self._epoch:
+            if self.level is not None:
+                self.reports = Reports()
+                self.refusals = _NONE
+            if self.acked is not None and self.acked.epoch != epoch:
+                self.acked = None
+            self._epoch = epoch
         self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
@@ -156,6 +160,15 @@ class TenantRecord:
         self.refusals = _with(self.refusals, name, False)
 
 
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who a node says that it is. A message would take five times the room."""
+
+    node_id: str
+    version: str
+    labels: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class NodeRecord:
     """What is known of one node. `tenant_id` and `scope` are what it asks for,
@@ -163,7 +176,7 @@ class NodeRecord:
     `early` is the number of a report that told of tenants which the stream has
     not come to yet, or 0."""
 
-    info: sync_pb2.NodeInfo
+    info: NodeIdentity
     tenant_id: str
     scope: Scope
     stream_id: str

@@ -42,6 +42,7 @@ class ConfigSyncService:
     async def watch_config(self, request: sync_pb2.WatchConfigRequest, context: Context) -> None:
         """WatchConfig of the contract."""
         stream = await self._hub.open(request, principal(), self._greeting())
+        del request
         try:
             # Alone: gRPC cannot end a call with a status when its headers went
             # with a first message that nobody took.

@@ -109,7 +109,8 @@ class Encoder:
         if self._last is not None and self._last[0]() is part:
             return self._last[1]
         data = self._part(part)
-        self._last = (weakref.ref(part), data)
+        if len(data) <= self._encoded.maxsize:
+            self._last = (weakref.ref(part), data)
         return data
 
     def _part(self, part: Part) -> bytes:

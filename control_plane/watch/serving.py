@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from control_plane.fleet import Fleet
-from control_plane.state import Tenants
+from control_plane.state import Tenants, TenantState
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
 from control_plane.watch.planner import Step
-from control_plane.watch.rights import Rights
+from control_plane.watch.rights import Permit, Rights
 from control_plane.watch.stream import (
     NOT_REFUSED,
     Action,
@@ -204,17 +204,20 @@ class Stream:
                 return False
             if not (self._dirty or self._batch):
                 return True
-            event = self._look_at_once()
-            if event is None:
+            tenant_id = self._next_tenant()
+            permit = self._around.rights.permit(self.principal, tenant_id)
+            state = self._at_once(tenant_id, permit)
+            if state is None:
+                self._batch.append(tenant_id)
                 return False
-            step = self.state.follow(event.state, event.permit)
+            step = self.state.follow(state, permit)
             if step is not None:
-                data = self._step(event.state.tenant_id, step)
+                data = self._step(tenant_id, step)
                 if not push(data):
                     self._unsent = data
                     return False
                 continue
-            actions = self.state.receive(event)
+            actions = self.state.receive(StateChanged(state, permit, NOT_REFUSED))
             for number, action in enumerate(actions):
                 data = self._carry_out(action)
                 if data is not None and not push(data):
@@ -334,15 +337,11 @@ class Stream:
             self._dirty.clear()
         return self._batch.pop()
 
-    def _look_at_once(self) -> StateChanged | None:
-        """Look at the next tenant, if it is in memory and watched already."""
-        around, tenant_id = self._around, self._next_tenant()
-        permit = around.rights.permit(self.principal, tenant_id)
-        state = around.tenants.peek(tenant_id) if permit.tenant and tenant_id in self.pinned else None
-        if state is None or tenant_id in self.state.declared:
-            self._batch.append(tenant_id)
+    def _at_once(self, tenant_id: TenantId, permit: Permit) -> TenantState | None:
+        """A tenant's state, if it is in memory and watched already."""
+        if not permit.tenant or tenant_id not in self.pinned or tenant_id in self.state.declared:
             return None
-        return StateChanged(state, permit, NOT_REFUSED)
+        return self._around.tenants.peek(tenant_id)
 
     async def _look(self) -> Event:
         """Look at the next tenant. One that may not be seen is not loaded."""

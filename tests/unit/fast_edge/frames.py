@@ -64,6 +64,12 @@ def status_of(data: bytes) -> dict[str, str]:
     return found
 
 
+def last_goaway(data: bytes) -> tuple[int, int]:
+    """The kind of the last frame, and the code of it as a GOAWAY."""
+    kind, _, _, payload = split(data)[-1]
+    return kind, int.from_bytes(payload[4:8], "big")
+
+
 def split(data: bytes) -> list[tuple[int, int, int, bytes]]:
     """Frames out of bytes: kind, flags, stream, payload."""
     found: list[tuple[int, int, int, bytes]] = []

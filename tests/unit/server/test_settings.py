@@ -124,5 +124,7 @@ def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     code, output = run("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files)
     assert (code, "voxplane serve: " in output, "Traceback" in output) == (1, True, False)
     assert str(tmp_path / "cert") in output
-    code, output = run("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files[:2], "--tls-key", "/none")
+    code, output = run(
+        "--grpc-listen", "127.0.0.1:0", "--store", "memory", "--tls-cert", "/none", "--tls-key", "/none"
+    )
     assert (code, "No such file" in output) == (1, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -27,8 +27,12 @@ INTERVAL = 30.0
 class Sink:
     """A stream that is served in a task; what it writes goes to a client."""
 
-    def __init__(self, hub: Hub, client: ReferenceClient, clock: VirtualClock) -> None:
+    def __init__(
+        self, hub: Hub, client: ReferenceClient, clock: VirtualClock, push: Callable[[], bool] | None = None
+    ) -> None:
         self.client = client
+        self.pushed = 0
+        self._takes = push
         self.times: list[float] = []
         self.error: VoxplaneError | None = None
         self._hub = hub
@@ -40,11 +44,18 @@ class Sink:
         try:
             self.stream = await self._hub.open(self._request)
             try:
-                await self.stream.serve(self._write)
+                await self.stream.serve(self._write, self._push if self._takes else None)
             finally:
                 self._hub.close_stream(self.stream)
         except VoxplaneError as error:
             self.error = error
+
+    def _push(self, pieces: Pieces) -> bool:
+        if self._takes is None or not self._takes():
+            return False
+        self.pushed += 1
+        self.client.receive(b"".join(pieces))
+        return True
 
     async def _write(self, pieces: Pieces) -> None:
         self.times.append(self._clock.monotonic())
@@ -61,9 +72,10 @@ class World:
         self.hub = Hub(self.tenants, self.fleet, self.clock, settings, random.Random(1).random)
         self.sinks: list[Sink] = []
 
-    def watch(self, tenant: str = TENANT) -> Sink:
-        """Open a stream."""
-        self.sinks.append(Sink(self.hub, ReferenceClient(tenant), self.clock))
+    def watch(self, tenant: str = TENANT, push: Callable[[], bool] | None = None) -> Sink:
+        """Open a stream, to a transport that takes messages at once if `push`
+        says so."""
+        self.sinks.append(Sink(self.hub, ReferenceClient(tenant), self.clock, push))
         return self.sinks[-1]
 
     async def create(self) -> None:
@@ -119,6 +131,30 @@ async def test_commits_of_one_moment_are_one_message(world: World) -> None:
     for sink in sinks:
         assert sink.client.number(TENANT) == 51
         assert len(sink.times) < 10
+
+
+async def test_a_transport_that_takes_messages_at_once_needs_no_task(world: World) -> None:
+    """Streams are served by who wakes them; heartbeats and the end by the task,
+    and every message comes in its place."""
+    await world.create()
+    fast, slow, moody = (world.watch(push=push) for push in (lambda: True, lambda: False, None))
+    chance = random.Random(7)
+    fickle = world.watch("-", push=lambda: chance.random() < 0.5)
+    await world.settle()
+    for number in range(60):
+        revision = await world.update(f"Change {number}.")
+        await world.clock.advance(0.1)
+        for sink in world.sinks:
+            assert sink.client.number(TENANT) == revision
+    assert (fast.pushed, slow.pushed, moody.pushed) == (60, 0, 0)
+    assert 10 < fickle.pushed < 50
+    assert [len(sink.times) for sink in (fast, slow, moody)] == [1, 61, 61]
+    assert len(fickle.times) + fickle.pushed == 61
+    await world.clock.advance(2 * INTERVAL)
+    assert len(fast.times) > 1
+    fast.stream.end(VoxplaneError(reason_pb2.ERROR_REASON_SHUTTING_DOWN, "over"))
+    await world.settle()
+    assert fast.error is not None
 
 
 async def test_a_writer_is_answered_before_all_streams_are_woken(world: World) -> None:
