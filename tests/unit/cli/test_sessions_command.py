@@ -69,12 +69,14 @@ async def test_what_cannot_be_done_is_explained(server: SessionServer) -> None:
     assert (missing.code, "voxplane sessions list" in missing.err) == (1, True)
     over = await sessions(server, "end", "s2")
     assert (over.code, "SESSION_ENDED" in over.err) == (1, True)
+    await server.versions(4)
     gone = await sessions(server, "pin", "s1", "4")
     assert (gone.code, "NODE_UNREACHABLE" in gone.err, "voxplane nodes list" in gone.err) == (1, True, True)
 
 
 async def test_sessions_are_ended_pinned_and_traced(server: SessionServer) -> None:
     """Each command reaches the node, and what it has done is shown."""
+    await server.versions(4)
     node = NodeClient(server.service)
     await node.hello("s1")
     commands = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -248,12 +247,28 @@ async def test_a_plugin_is_built_on_a_thread() -> None:
     assert await asyncio.to_thread(build_off_the_main_thread) == CARTESIA
 
 
-def test_a_job_has_the_plugins_of_its_fork_server() -> None:
-    """A job is a child of the fork server, which has imported them."""
+FORK_SERVER = """
+import multiprocessing
+from tests.unit.providers.test_plugin_options import CHILD_SECONDS_MAX, build_off_the_main_thread
+
+if __name__ == "__main__":
     jobs = multiprocessing.get_context("forkserver")
     jobs.set_forkserver_preload(["agent_node.providers"])
     with jobs.Pool(1) as pool:
-        assert pool.apply_async(build_off_the_main_thread).get(CHILD_SECONDS_MAX) == CARTESIA
+        print(pool.apply_async(build_off_the_main_thread).get(CHILD_SECONDS_MAX))
+"""
+
+
+def test_a_job_has_the_plugins_of_its_fork_server(tmp_path: Path) -> None:
+    """A job is a child of the fork server, which has imported them. It is in a process of its own, as a
+    process has but one fork server."""
+    program = tmp_path / "program.py"
+    program.write_text(FORK_SERVER)
+    environ = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    ran = subprocess.run(
+        (sys.executable, str(program)), env=environ, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == CARTESIA
 
 
 BROKEN = """
