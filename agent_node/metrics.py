@@ -59,7 +59,7 @@ class NodeMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Part of prometheus_client's interface."""
         yield from self._state()
-        yield from self.counts()
+        yield from self._stream()
         yield from self._sessions.collect()
         for collector in self._more:
             yield from collector.collect()
@@ -88,7 +88,7 @@ class NodeMetrics(Collector):
             revisions.add_metric([tenant_id], protocol.snapshots[tenant_id].revision.number)
         yield revisions
 
-    def counts(self) -> Iterator[Metric]:
+    def _stream(self) -> Iterator[Metric]:
         figures = self._upstream.figures
         yield count("stream_opens", "Streams that were asked for.", figures.opens)
         yield count("back_offs", "Waits after a stream that failed.", figures.back_offs)
@@ -121,8 +121,8 @@ class SessionMetrics(Collector):
         kinds = GaugeMetricFamily(
             PREFIX + "live_sessions", "Sessions that run or wait for a process, by kind.", labels=["kind"]
         )
-        for kind, count in sorted(desk.kinds.items()):
-            kinds.add_metric([kind], count)
+        for kind, number in sorted(desk.kinds.items()):
+            kinds.add_metric([kind], number)
         yield kinds
         yield gauge("waiting_sessions", "Calls whose process died, and that wait for another.", desk.waiting)
         yield counts("ended_sessions", "Sessions that have ended, by outcome.", "outcome", tally.ended)
@@ -149,8 +149,8 @@ class SessionMetrics(Collector):
             "Changes of configs in sessions, by effect and result.",
             labels=["effect", "result"],
         )
-        for key, count in sorted(tally.swaps.items()):
-            swaps.add_metric(key, count)
+        for key, number in sorted(tally.swaps.items()):
+            swaps.add_metric(key, number)
         yield swaps
         yield counts("session_errors", "Errors in sessions, by source.", "source", tally.errors)
 
