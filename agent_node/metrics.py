@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from agent_node.metric_families import PREFIX, count, counts, gauge
 from agent_node.relay import Admission, Board, SessionDesk, Stager
 from agent_node.sessions import SessionUplink
 from agent_node.upstream import CacheWriter, Upstream
@@ -24,7 +25,6 @@ from voxplane.clock import Clock
 Unready = Callable[[], str]
 """Why the node is not to be given calls; empty if it is."""
 
-PREFIX = "voxplane_node_"
 SHUTDOWN_SECONDS_MAX = 0.5
 TENANT_LABELS_MAX = 100
 """Tenants with a revision of their own in the metrics: the first by id."""
@@ -59,7 +59,7 @@ class NodeMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Part of prometheus_client's interface."""
         yield from self._state()
-        yield from self._counts()
+        yield from self._stream()
         yield from self._sessions.collect()
         for collector in self._more:
             yield from collector.collect()
@@ -67,20 +67,18 @@ class NodeMetrics(Collector):
     def _state(self) -> Iterator[Metric]:
         protocol, now = self._upstream.protocol, self._clock.monotonic()
         stale = protocol.stale(now)
-        yield _gauge(
-            "stale", "1 while the configs may be behind the control plane.", float(stale is not None)
-        )
-        yield _gauge(
+        yield gauge("stale", "1 while the configs may be behind the control plane.", float(stale is not None))
+        yield gauge(
             "stale_seconds",
             "Time since the last word from the control plane of the tenant that is furthest behind; "
             "0 while the node is in step, +Inf if it does not know.",
             0.0 if stale is None else now - stale.since,
         )
-        yield _gauge("connected", "1 while a stream is heard.", float(bool(protocol.stream_id)))
-        yield _gauge("sessions", "Sessions that follow an agent.", self._board.sessions)
-        yield _gauge("refused_agents", "Agents whose newest bundle is refused.", len(self._board.refused()))
-        yield _gauge("hung_checks", "Checks of configs that were given up and still run.", self._stager.hung)
-        yield _gauge("tenants", "Tenants that the node has.", len(protocol.snapshots))
+        yield gauge("connected", "1 while a stream is heard.", float(bool(protocol.stream_id)))
+        yield gauge("sessions", "Sessions that follow an agent.", self._board.sessions)
+        yield gauge("refused_agents", "Agents whose newest bundle is refused.", len(self._board.refused()))
+        yield gauge("hung_checks", "Checks of configs that were given up and still run.", self._stager.hung)
+        yield gauge("tenants", "Tenants that the node has.", len(protocol.snapshots))
         revisions = GaugeMetricFamily(
             PREFIX + "tenant_revision",
             f"Revision that the node has, of the first {TENANT_LABELS_MAX} tenants by id.",
@@ -90,19 +88,19 @@ class NodeMetrics(Collector):
             revisions.add_metric([tenant_id], protocol.snapshots[tenant_id].revision.number)
         yield revisions
 
-    def _counts(self) -> Iterator[Metric]:
+    def _stream(self) -> Iterator[Metric]:
         figures = self._upstream.figures
-        yield _count("stream_opens", "Streams that were asked for.", figures.opens)
-        yield _count("back_offs", "Waits after a stream that failed.", figures.back_offs)
-        yield _count("moves", "Streams that ended as the server wished.", figures.moves)
-        yield _count("replaced", "Streams that another node of the same id has taken over.", figures.replaced)
-        yield _count("edge_opens", "Streams that were opened by the edge.", figures.edge_opens)
-        yield _count("edge_failures", "Streams of the edge that led to nothing.", figures.edge_failures)
-        yield _counts("stream_messages", "Messages, by kind.", "kind", figures.messages)
-        yield _counts("transfers", "Transfers that were applied, by intent.", "intent", figures.transfers)
-        yield _count("refused_bundles", "Bundles that were refused.", self._board.refusals)
-        yield _count("cache_failures", "Writes of the cache that did not work.", self._writer.failures)
-        yield _counts(
+        yield count("stream_opens", "Streams that were asked for.", figures.opens)
+        yield count("back_offs", "Waits after a stream that failed.", figures.back_offs)
+        yield count("moves", "Streams that ended as the server wished.", figures.moves)
+        yield count("replaced", "Streams that another node of the same id has taken over.", figures.replaced)
+        yield count("edge_opens", "Streams that were opened by the edge.", figures.edge_opens)
+        yield count("edge_failures", "Streams of the edge that led to nothing.", figures.edge_failures)
+        yield counts("stream_messages", "Messages, by kind.", "kind", figures.messages)
+        yield counts("transfers", "Transfers that were applied, by intent.", "intent", figures.transfers)
+        yield count("refused_bundles", "Bundles that were refused.", self._board.refusals)
+        yield count("cache_failures", "Writes of the cache that did not work.", self._writer.failures)
+        yield counts(
             "stale_calls", "Calls that met a stale config, by action.", "action", self._admission.stale_calls
         )
 
@@ -125,23 +123,23 @@ class SessionMetrics(Collector):
         kinds = GaugeMetricFamily(
             PREFIX + "live_sessions", "Sessions that run or wait for a process, by kind.", labels=["kind"]
         )
-        for kind, count in sorted(desk.kinds.items()):
-            kinds.add_metric([kind], count)
+        for kind, number in sorted(desk.kinds.items()):
+            kinds.add_metric([kind], number)
         yield kinds
-        yield _gauge("waiting_sessions", "Calls whose process died, and that wait for another.", desk.waiting)
-        yield _counts("ended_sessions", "Sessions that have ended, by outcome.", "outcome", tally.ended)
-        yield _count("orphaned_sessions", "Calls whose process died.", tally.orphans)
-        yield _count("replaced_processes", "Calls that another process has taken over.", tally.replacements)
+        yield gauge("waiting_sessions", "Calls whose process died, and that wait for another.", desk.waiting)
+        yield counts("ended_sessions", "Sessions that have ended, by outcome.", "outcome", tally.ended)
+        yield count("orphaned_sessions", "Calls whose process died.", tally.orphans)
+        yield count("replaced_processes", "Calls that another process has taken over.", tally.replacements)
         memory = list(desk.job_memory())
         about = "Proportional memory (PSS) of the processes of sessions"
-        yield _gauge("job_memory_bytes", f"{about}, together.", sum(memory))
-        yield _gauge("job_memory_bytes_max", f"{about}, of the largest.", max(memory, default=0))
+        yield gauge("job_memory_bytes", f"{about}, together.", sum(memory))
+        yield gauge("job_memory_bytes_max", f"{about}, of the largest.", max(memory, default=0))
 
     def _turns(self) -> Iterator[Metric]:
         tally = self._desk.tally
-        yield _count("turns", "Turns of agents.", tally.turns)
-        yield _count("interruptions", "Turns that the caller interrupted.", tally.interruptions)
-        yield _counts("tokens", "Tokens of models, by direction.", "direction", tally.tokens)
+        yield count("turns", "Turns of agents.", tally.turns)
+        yield count("interruptions", "Turns that the caller interrupted.", tally.interruptions)
+        yield counts("tokens", "Tokens of models, by direction.", "direction", tally.tokens)
         latencies = HistogramMetricFamily(
             PREFIX + "latency_seconds", "How long the stages of turns took.", labels=["stage"]
         )
@@ -153,32 +151,32 @@ class SessionMetrics(Collector):
             "Changes of configs in sessions, by effect and result.",
             labels=["effect", "result"],
         )
-        for key, count in sorted(tally.swaps.items()):
-            swaps.add_metric(key, count)
+        for key, number in sorted(tally.swaps.items()):
+            swaps.add_metric(key, number)
         yield swaps
-        yield _counts("session_errors", "Errors in sessions, by source.", "source", tally.errors)
+        yield counts("session_errors", "Errors in sessions, by source.", "source", tally.errors)
 
     def _reports(self) -> Iterator[Metric]:
         uplink, losses = self._uplink, self._uplink.state.losses
         figures = uplink.figures
-        yield _gauge("reports_connected", "1 while the stream of reports is open.", float(uplink.connected))
-        yield _gauge(
+        yield gauge("reports_connected", "1 while the stream of reports is open.", float(uplink.connected))
+        yield gauge(
             "unacknowledged_sessions",
             "Sessions of which the control plane does not have the newest yet.",
             uplink.unacknowledged,
         )
-        yield _gauge("spool_bytes", "What the spool of reports takes on disk.", uplink.spool_bytes)
-        yield _count("spool_failures", "Writes of the spool that did not work.", figures.save_failures)
-        yield _count("report_opens", "Streams of reports that were asked for.", figures.opens)
-        yield _count("report_back_offs", "Waits after a stream of reports that failed.", figures.back_offs)
-        yield _count("report_batches", "Batches of reports that were sent.", figures.batches)
+        yield gauge("spool_bytes", "What the spool of reports takes on disk.", uplink.spool_bytes)
+        yield count("spool_failures", "Writes of the spool that did not work.", figures.save_failures)
+        yield count("report_opens", "Streams of reports that were asked for.", figures.opens)
+        yield count("report_back_offs", "Waits after a stream of reports that failed.", figures.back_offs)
+        yield count("report_batches", "Batches of reports that were sent.", figures.batches)
         lost = {
             "turns": losses.turns,
             "records": losses.records,
             "refused": losses.refused,
             "invalid": self._desk.tally.invalid_reports,
         }
-        yield _counts(
+        yield counts(
             "lost_reports",
             "What the control plane is never told: turns and records for which the spool had no room, "
             "reports that it has refused, and those of jobs that were not valid.",
@@ -223,18 +221,3 @@ def application(metrics: NodeMetrics, unready: Unready) -> web.Application:
     app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", ready)
     return app
-
-
-def _gauge(name: str, about: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, about, value=value)
-
-
-def _count(name: str, about: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, about, value=value)
-
-
-def _counts(name: str, about: str, label: str, values: Mapping[str, int]) -> Metric:
-    made = CounterMetricFamily(PREFIX + name, about, labels=[label])
-    for key, value in sorted(values.items()):
-        made.add_metric([key], value)
-    return made
