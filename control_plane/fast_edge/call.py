@@ -55,6 +55,7 @@ class Call:
     __slots__ = (
         "_aborted",
         "_asked",
+        "_began",
         "_behaviour",
         "_code",
         "_inbox",
@@ -67,6 +68,7 @@ class Call:
         "_timer",
         "_trailing",
         "_waiter",
+        "_waits",
     )
 
     def __init__(
@@ -79,6 +81,10 @@ class Call:
         self._behaviour = behaviour
         self._inbox: deque[bytes] | None = deque() if method.streams_in else None
         self._asked = False
+        self._began = False
+        """Whether its task has had a turn: one that is cancelled before has none."""
+        self._waits = False
+        """Whether a message has not gone out whole."""
         self._trailing: Metadata = ()
         self._aborted: Headers | None = None
         self._code: grpc.StatusCode | None = None
@@ -119,16 +125,20 @@ class Call:
 
     def went(self) -> None:
         """The message that waited has gone out."""
+        self._waits = False
         self._wake()
 
     def gone(self) -> None:
         """The call is over, whatever it does."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is None:
-            self._line.ended(self._stream_id)
-        else:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
             self._task.cancel()
+        if not self._began:
+            self._line.ended(self._stream_id)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -143,16 +153,15 @@ class Call:
 
     def _expire(self) -> None:
         self._overdue = True
-        if self._task is None:
+        if not self._began:
             self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message))
-            self._line.ended(self._stream_id)
-        else:
-            self._task.cancel()
+        self._cancel()
 
     def _start(self, request: Any) -> None:
         self._task = asyncio.get_running_loop().create_task(self._serve(request))
 
     async def _serve(self, request: Any) -> None:
+        self._began = True
         served = self._behaviour(request, self)
         del request
         try:
@@ -218,7 +227,11 @@ class Call:
 
     async def write(self, message: Pieces) -> None:
         """Send a message; returns when the next can be taken."""
-        if not self._line.send(self._stream_id, *message):
+        self._waits = True
+        if self._line.send(self._stream_id, *message):
+            return
+        # The socket may have taken the rest meanwhile.
+        while self._waits:
             await self._wait()
 
     def push(self, message: Pieces) -> bool:

@@ -136,6 +136,12 @@ class Guard:
             parts.append(data[kept:] if kept else data)
         return parts[0] if len(parts) == 1 else b"".join(parts), windows
 
+    def reset(self, now: float) -> None:
+        """The client resets a stream, or has made the server do it. Raises
+        Breach."""
+        if not self._resets.take(now):
+            raise Breach(CALM, "too many streams that are reset")
+
     def _judge(self, kind: int, flags: int, stream_id: int, length: int, now: float) -> None:
         self._begun = True
         if kind <= HEADERS and length:
@@ -149,8 +155,8 @@ class Guard:
 
     def _follow(self, kind: int, flags: int, stream_id: int, now: float) -> None:
         """Keep to the life of a stream, as far as the client decides it."""
-        if kind == RST_STREAM and not self._resets.take(now):
-            raise Breach(CALM, "too many streams that are reset")
+        if kind == RST_STREAM:
+            self.reset(now)
         if not stream_id:
             raise Breach(PROTOCOL_ERROR, "a frame of a stream names none")
         if kind == PRIORITY:

@@ -84,14 +84,23 @@ class FastEdge:
         claim(address)
         loop = asyncio.get_running_loop()
         make = partial(EdgeProtocol, self._around)
+        # A client that does not get on with it is counted by nobody until it has.
+        handshake = self._limits.handshake_seconds if self._tls is not None else None
         try:
             if address.startswith(UNIX):
                 path = str(Path(address.removeprefix(UNIX).removeprefix("//")))
-                self._server = await loop.create_unix_server(make, path, backlog=BACKLOG, ssl=self._tls)
+                self._server = await loop.create_unix_server(
+                    make, path, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=handshake
+                )
             else:
                 host, _, port = address.rpartition(":")
                 self._server = await loop.create_server(
-                    make, host.strip("[]"), int(port), backlog=BACKLOG, ssl=self._tls
+                    make,
+                    host.strip("[]"),
+                    int(port),
+                    backlog=BACKLOG,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=handshake,
                 )
         except OSError as error:
             raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
@@ -130,7 +139,12 @@ class FastEdge:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             for protocol in list(self._protocols):
-                protocol.tick()
+                try:
+                    protocol.tick()
+                except Exception:
+                    # The others' time goes on.
+                    _log.exception("a connection fails")
+                    protocol.abort()
 
 
 def _port(server: asyncio.Server) -> int:

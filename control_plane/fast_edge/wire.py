@@ -22,6 +22,7 @@ PREFIX_BYTES = 5
 CONTENT_TYPE = b"application/grpc"
 BINARY_SUFFIX = b"-bin"
 PARSED_REQUESTS = 1_024
+SHOWN_CHARS_MAX = 200
 TIMEOUT_SECONDS_MAX = 10 * 365 * 86_400.0
 
 OK_HEADERS = ((b":status", b"200"), (b"content-type", CONTENT_TYPE))
@@ -141,9 +142,14 @@ def _value(name: bytes, value: bytes) -> str | bytes:
     try:
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error:
-        raise CallError(
-            code_pb2.INVALID_ARGUMENT, f"{name.decode('ascii', 'replace')}: must be base64"
-        ) from None
+        shown_name = shown(name.decode("ascii", "replace"))
+        raise CallError(code_pb2.INVALID_ARGUMENT, f"{shown_name}: must be base64") from None
+
+
+def shown(text: str) -> str:
+    """What a client has sent, as an answer repeats it: by the dynamic table a
+    few bytes can be a name of thousands, and percent-encoding makes nine of one."""
+    return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}..."
 
 
 def trailers(code: int, message: str = "", metadata: Sequence[tuple[str, str | bytes]] = ()) -> Headers:

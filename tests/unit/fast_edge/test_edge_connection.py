@@ -112,6 +112,24 @@ def test_a_window_that_shrinks_below_nothing() -> None:
     assert len(pair.body(stream)) == 300
 
 
+def test_a_window_of_all_streams_that_grows_beside_an_answer_in_http() -> None:
+    """A message that goes by it is told of, whatever else comes in that piece;
+    and nothing goes by new settings before word that they are taken."""
+    server = connection()
+    server.receive(frames.hello(frames.setting(frames.INITIAL_WINDOW, 0)) + frames.headers(1, end=True), 0.0)
+    server.begin(1)
+    assert not server.send(1, b"hello")
+    server.outgoing.take()
+    get = tuple((dict(REQUEST) | {":method": "GET"}).items())
+    wider = frames.setting(frames.INITIAL_WINDOW, 1_000)
+    assert server.receive(wider + frames.headers(3, get, end=True), 0.0) == [Went(1)]
+    said = [(kind, flags) for kind, flags, _, _ in frames.split(server.outgoing.take())]
+    data = [place for place, (kind, _) in enumerate(said) if kind == frames.DATA]
+    assert len(data) == 2
+    assert said.index((frames.SETTINGS, frames.ACK)) < data[0]
+    assert server.calls == 1
+
+
 def test_what_waits_is_no_copy() -> None:
     """A reader that is slow holds a reference to the bytes that all share."""
     shared = b"s" * 1_000_000

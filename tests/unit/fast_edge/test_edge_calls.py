@@ -1,0 +1,101 @@
+"""Calls of the fast edge whose clients are in a hurry, or slow, or want harm: on
+a socket in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hpack import Encoder
+
+from control_plane.fast_edge.limits import Limits
+from tests.unit.fast_edge import fake_socket, frames
+from tests.unit.fast_edge.fake_socket import FakeListener
+from tests.unit.fast_edge.frames import message
+
+BODY = frames.frame(frames.DATA, frames.END_STREAM, 1, message(b"a"))
+TWO = frames.frame(frames.DATA, frames.END_STREAM, 1, message(b"a") * 2)
+RESET = frames.frame(frames.RST_STREAM, 0, 1, b"\0\0\0\x08")
+ANSWER_BYTES_MAX = 2_000
+
+
+def to(path: str) -> tuple[tuple[str, str], ...]:
+    """The head of a call of a method."""
+    return tuple((dict(frames.REQUEST) | {":path": path}).items())
+
+
+async def turns() -> None:
+    """Let the calls do what they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("path", [fake_socket.PATH, fake_socket.STREAM_PATH, fake_socket.WATCH_PATH])
+@pytest.mark.parametrize("raw", [BODY + RESET, TWO + RESET, TWO], ids=["reset", "two and reset", "two"])
+async def test_a_call_that_ends_before_its_first_turn_is_forgotten(path: str, raw: bytes) -> None:
+    """A request, and what ends it, in one piece: the listener holds nothing of it."""
+    protocol, _ = FakeListener(Limits()).connect()
+    protocol.data_received(frames.hello() + frames.headers(1, to(path)) + raw)
+    await turns()
+    assert protocol.calls == 0
+
+
+class EagerLoop(asyncio.SelectorEventLoop):
+    """A loop for which a time that is next to nothing has passed, as for uvloop."""
+
+    def call_later(self, delay, callback, *args, context=None):  # type: ignore[no-untyped-def, override]
+        """See asyncio."""
+        if delay >= 0.0005:
+            return super().call_later(delay, callback, *args, context=context)
+        return self.call_soon(callback, *args, context=context)
+
+
+@pytest.mark.parametrize("path", [fake_socket.PATH, fake_socket.STREAM_PATH, fake_socket.WATCH_PATH])
+def test_a_deadline_before_the_first_turn_is_told(path: str) -> None:
+    """A client with no time at all is told that it has passed."""
+
+    async def play() -> None:
+        protocol, socket = FakeListener(Limits()).connect()
+        fields = (*to(path), ("grpc-timeout", "1n"))
+        protocol.data_received(frames.hello() + frames.headers(1, fields) + BODY)
+        await turns()
+        assert frames.status_of(bytes(socket.written))["grpc-status"] == "4"
+        assert protocol.calls == 0
+
+    with asyncio.Runner(loop_factory=EagerLoop) as runner:
+        runner.run(play())
+
+
+async def test_a_large_message_that_goes_at_once_is_followed_by_others() -> None:
+    """More than is made at a time, to a client and a socket that take it all:
+    the stream goes on."""
+    protocol, socket = FakeListener(Limits()).connect()
+    wide = frames.setting(frames.INITIAL_WINDOW, 2**30)
+    protocol.data_received(frames.hello(wide) + frames.window(0, 2**30))
+    protocol.data_received(frames.headers(1, to(fake_socket.WATCH_PATH)))
+    body = message(b"x" * 400_000)
+    for start in range(0, len(body), 16_384):
+        protocol.data_received(frames.frame(frames.DATA, 0, 1, body[start : start + 16_384]))
+    await turns()
+    assert len(socket.written) > 3 * len(body)
+    protocol.connection_lost(None)
+    await turns()
+
+
+@pytest.mark.parametrize("field", [":path", "name"])
+async def test_an_answer_does_not_repeat_what_is_long(field: str) -> None:
+    """A few bytes stand for a name of thousands by the dynamic table; the error
+    about it is short all the same."""
+    protocol, socket = FakeListener(Limits()).connect()
+    head = [(name.encode(), value.encode()) for name, value in frames.REQUEST]
+    if field == ":path":
+        head[2] = (b":path", b"/" + b"\xff" * 3_000)
+    else:
+        head.append((b"x" * 3_000 + b"-bin", b"?"))
+    block = Encoder().encode(head)
+    protocol.data_received(frames.hello())
+    first = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, block)
+    protocol.data_received(first)
+    await turns()
+    assert int(frames.status_of(bytes(socket.written))["grpc-status"]) in (3, 12)
+    assert len(socket.written) < ANSWER_BYTES_MAX
