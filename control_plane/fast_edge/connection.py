@@ -31,7 +31,7 @@ from control_plane.fast_edge.wire import CallError, Headers, MessageReader
 
 NEVER = float("inf")
 P = ParamSpec("P")
-_NO_ERROR = 0
+_NO_ERROR, _CANCEL = 0, 8
 
 
 class _Call:
@@ -179,7 +179,6 @@ class Connection:
             except Breach as breach:
                 if not breach.stream_id or call is None:
                     raise
-                # As dear as a stream that its client resets.
                 self._guard.reset(now)
                 self._on_engine(self._engine.reset_stream, stream_id, breach.code)
                 self._collect()
@@ -226,11 +225,18 @@ class Connection:
                 self.outgoing.resize(first, [call.sending for call in self._calls.values()])
             case ngh2.TrailersReceived(stream_id):
                 self._asked(stream_id, events)
-            case ngh2.StreamClosed(stream_id):
-                if self._forget(stream_id):
-                    events.append(Gone(stream_id))
+            case ngh2.StreamClosed(stream_id, code):
+                self._closed(stream_id, code, events, now)
             case _:
                 pass
+
+    def _closed(self, stream_id: int, code: int, events: list[Event], now: float) -> None:
+        """A stream is over for the engine. Raises Breach."""
+        if self._forget(stream_id):
+            events.append(Gone(stream_id))
+            if code not in (_NO_ERROR, _CANCEL):
+                # By an error of the client's: as dear as one that it resets.
+                self._guard.reset(now)
 
     def _asked(self, stream_id: int, events: list[Event]) -> None:
         call = self._calls.get(stream_id)

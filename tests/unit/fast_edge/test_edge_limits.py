@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from h2.events import ConnectionTerminated
 
@@ -61,13 +63,21 @@ def test_rapid_reset_ends_its_connection() -> None:
     assert frames.last_goaway(server.outgoing.take()) == (frames.GOAWAY, 11)
 
 
-def test_streams_that_the_server_is_made_to_reset_are_few() -> None:
-    """A window that cannot be is a reset by another name (CVE-2025-8671)."""
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("x", lambda stream: frames.window(stream, 2**31 - 1)),
+        ("content-length", lambda stream: frames.frame(0, 0, stream, b"22")),
+    ],
+    ids=["window", "length"],
+)
+def test_streams_that_the_server_is_made_to_reset_are_few(field: str, wrong: Callable[[int], bytes]) -> None:
+    """An error of a stream is a reset by another name (CVE-2025-8671)."""
     server = connection()
     server.receive(frames.hello(), 0.0)
     calls = 0
     for stream in range(1, 4_001, 2):
-        told = server.receive(frames.headers(stream) + frames.window(stream, 2**31 - 1), 0.0)
+        told = server.receive(frames.headers(stream, (*REQUEST, (field, "1"))) + wrong(stream), 0.0)
         calls += sum(isinstance(event, Began) for event in told)
     assert server.over
     assert calls <= server._limits.resets_burst + 1  # pyright: ignore[reportPrivateUsage]
