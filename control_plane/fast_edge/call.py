@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any, NoReturn, Protocol
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
@@ -17,7 +18,10 @@ from control_plane.services.config_sync import Method
 from control_plane.watch.serving import Pieces
 
 NO_MESSAGE = "the request is no message of the contract"
+FAULT = CallError(code_pb2.INTERNAL, "a fault of the server")
 DEADLINE = CallError(code_pb2.DEADLINE_EXCEEDED, "the call has not ended in time")
+
+_log = structlog.get_logger(__name__)
 
 
 class Line(Protocol):
@@ -176,6 +180,9 @@ class Call:
             if not self._overdue:
                 raise
             self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message, self._trailing))
+        except Exception:
+            _log.exception("a layer around a call failed")
+            self._line.finish(self._stream_id, wire.trailers(FAULT.code, FAULT.message))
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -8,8 +8,11 @@ import asyncio
 import pytest
 from hpack import Encoder
 
+from control_plane.fast_edge import wire
 from control_plane.fast_edge.limits import Limits
+from control_plane.services.config_sync import Method
 from tests.unit.fast_edge import fake_socket, frames
+from tests.unit.fast_edge.edge_world import connection
 from tests.unit.fast_edge.fake_socket import FakeListener
 from tests.unit.fast_edge.frames import message
 
@@ -99,3 +102,36 @@ async def test_an_answer_does_not_repeat_what_is_long(field: str) -> None:
     await turns()
     assert int(frames.status_of(bytes(socket.written))["grpc-status"]) in (3, 12)
     assert len(socket.written) < ANSWER_BYTES_MAX
+
+
+async def test_a_fault_around_a_handler_is_told() -> None:
+    """An error that no layer has seen to ends its call, and nothing else."""
+
+    async def broken(request: bytes, context: object) -> bytes:
+        raise KeyError("secret")
+
+    listener = FakeListener(Limits())
+    listener.methods[fake_socket.PATH] = (Method(broken, bytes, bytes), broken)
+    protocol, socket = listener.connect()
+    protocol.data_received(frames.hello() + frames.headers(1) + BODY)
+    await turns()
+    told = frames.status_of(bytes(socket.written))
+    assert (told["grpc-status"], told["grpc-message"]) == ("13", "a fault of the server")
+    assert protocol.calls == 0
+
+
+@pytest.mark.parametrize("message", ["no", "€" * 20_000])
+@pytest.mark.parametrize("details", [100_000, 10])
+def test_a_status_is_told_whatever_belongs_to_it(message: str, details: int) -> None:
+    """What no client would take is left out of the end of an answer, not the
+    code, and not what the call is known by."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1, end=True), 0.0)
+    more = (("x-request-id", "7"), ("grpc-status-details-bin", b"x" * details))
+    server.finish(1, wire.trailers(3, message, more))
+    said = server.outgoing.take()
+    told = frames.status_of(said)
+    assert (told["grpc-status"], told["x-request-id"]) == ("3", "7")
+    assert told["grpc-message"].startswith("no" if message == "no" else "%E2%82%AC")
+    assert ("grpc-status-details-bin" in told) == (details == 10)
+    assert len(said) < 16_384
