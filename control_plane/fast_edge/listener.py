@@ -52,6 +52,7 @@ class FastEdge:
         self.address = ""
         """Where it listens, with its real port."""
         self._refused = 0
+        self._leaving = False
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
         config, budget = configuration(limits), Budget(limits.request_bytes_max_total)
@@ -115,6 +116,7 @@ class FastEdge:
         seconds, and end what is left."""
         if self._server is None or self._ticking is None:
             return
+        self._leaving = True
         self._server.close()
         for protocol in list(self._protocols):
             protocol.go_away()
@@ -127,6 +129,9 @@ class FastEdge:
         await asyncio.wait([self._ticking])
 
     def _enter(self, protocol: EdgeProtocol) -> bool:
+        if self._leaving:
+            # Its handshake has ended after that, and nobody would see to it.
+            return False
         if len(self._protocols) >= self._limits.connections_max:
             if not self._refused:
                 _log.warning("connections refused", connections=len(self._protocols))

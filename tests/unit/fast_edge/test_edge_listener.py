@@ -336,3 +336,28 @@ async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path) -> Non
         assert await reader.read() == b""
     writer.close()
     await edge.stop(0)
+
+
+async def test_a_handshake_that_ends_after_the_server_is_refused(tmp_path: Path) -> None:
+    """A connection that was accepted before the end, and is ready after it, is
+    served by nobody."""
+    authority = Authority(tmp_path)
+    identity = authority.identity("server")
+    made = ssl_context(TlsFiles(identity.cert, identity.key))
+    edge = FastEdge("a.Service", {}, [], SystemClock(), tls=made)
+    host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await edge.stop(0)
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    context.set_alpn_protocols(["h2"])
+    try:
+        await writer.start_tls(context, server_hostname=host)
+        writer.write(frames.hello() + frames.headers(1, end=True))
+        async with asyncio.timeout(20):
+            said = await reader.read()
+    except OSError:
+        said = b""
+    assert (said, edge.connections) == (b"", 0)
+    writer.close()
