@@ -19,6 +19,9 @@ from control_plane.watch.serving import Pieces
 
 NO_MESSAGE = "the request is no message of the contract"
 FAULT = CallError(code_pb2.INTERNAL, "a fault of the server")
+ANSWER_SECONDS_MAX = 120.0
+"""How long a client may take to take the only message of an answer."""
+UNTAKEN = CallError(code_pb2.DEADLINE_EXCEEDED, "the answer was not taken in time")
 DEADLINE = CallError(code_pb2.DEADLINE_EXCEEDED, "the call has not ended in time")
 
 _log = structlog.get_logger(__name__)
@@ -171,7 +174,12 @@ class Call:
         try:
             response = await served
             if not self._method.streams_out:
-                await self.write((self._method.write_out(response), b""))
+                answer = self._method.write_out(response)
+                del response
+                if not self._sent((answer, b"")):
+                    # Many may hold one of their own, for as long as they like.
+                    async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                        await self._whole()
             self._line.finish(self._stream_id, wire.trailers(code_pb2.OK, "", self._trailing))
         except grpc.aio.AbortError:
             assert self._aborted is not None
@@ -180,6 +188,8 @@ class Call:
             if not self._overdue:
                 raise
             self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message, self._trailing))
+        except TimeoutError:
+            self._line.finish(self._stream_id, wire.trailers(UNTAKEN.code, UNTAKEN.message, self._trailing))
         except Exception:
             _log.exception("a layer around a call failed")
             self._line.finish(self._stream_id, wire.trailers(FAULT.code, FAULT.message))
@@ -234,10 +244,16 @@ class Call:
 
     async def write(self, message: Pieces) -> None:
         """Send a message; returns when the next can be taken."""
+        if not self._sent(message):
+            await self._whole()
+
+    def _sent(self, message: Pieces) -> bool:
+        """Send a message; False if it waits."""
         self._waits = True
-        if self._line.send(self._stream_id, *message):
-            return
-        # The socket may have taken the rest meanwhile.
+        return self._line.send(self._stream_id, *message)
+
+    async def _whole(self) -> None:
+        # The socket may have taken the rest in the same turn.
         while self._waits:
             await self._wait()
 

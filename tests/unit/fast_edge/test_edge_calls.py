@@ -9,6 +9,7 @@ import pytest
 from hpack import Encoder
 
 from control_plane.fast_edge import wire
+from control_plane.fast_edge.call import ANSWER_SECONDS_MAX
 from control_plane.fast_edge.limits import Limits
 from control_plane.services.config_sync import Method
 from tests.unit.fast_edge import fake_socket, frames
@@ -135,3 +136,38 @@ def test_a_status_is_told_whatever_belongs_to_it(message: str, details: int) -> 
     assert told["grpc-message"].startswith("no" if message == "no" else "%E2%82%AC")
     assert ("grpc-status-details-bin" in told) == (details == 10)
     assert len(said) < 16_384
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """A loop whose time can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        """See asyncio."""
+        return super().time() + self.ahead
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_answer_that_is_not_taken_is_dropped(*, taken: bool) -> None:
+    """A client that opens no window holds an answer for minutes, not hours."""
+    loop = LeapingLoop()
+
+    async def play() -> None:
+        protocol, socket = FakeListener(Limits()).connect()
+        protocol.data_received(frames.hello(frames.setting(frames.INITIAL_WINDOW, 0)))
+        protocol.data_received(frames.headers(1) + BODY)
+        await turns()
+        loop.ahead += ANSWER_SECONDS_MAX - 1
+        await turns()
+        assert protocol.calls == 1
+        if taken:
+            protocol.data_received(frames.window(1, 100))
+            await turns()
+        loop.ahead += 2
+        await turns()
+        assert protocol.calls == 0
+        assert frames.status_of(bytes(socket.written))["grpc-status"] == ("0" if taken else "4")
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(play())
