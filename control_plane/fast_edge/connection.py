@@ -106,8 +106,8 @@ class Connection:
                 ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes_max,
             }
         )
-        self._guard = Guard(limits, now)
         self._calls: dict[int, _Call] = {}
+        self._guard = Guard(limits, now, self._calls)
         self._counted = 0
         """Bytes of unfinished requests that are taken from the budget."""
         self.outgoing = Outgoing()
