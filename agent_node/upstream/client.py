@@ -132,10 +132,12 @@ class Upstream:
         while True:
             ended = await self._stream()
             self._reporter.closed()
-            if self._edge is not None and self._edge.routes.ended():
+            actions = self._protocol.receive(ended)
+            planned = any(isinstance(action, BackOff) and action.planned for action in actions)
+            if self._edge is not None and self._edge.routes.ended(ended.now, planned=planned):
                 self.figures.edge_failures += 1
                 _log.warning("the edge fails; back to the first address", reason=ended.reason)
-            for action in self._protocol.receive(ended):
+            for action in actions:
                 if isinstance(action, BackOff):
                     await self._wait(action, ended)
 

@@ -47,6 +47,7 @@ class EdgeWay:
         except OSError as error:
             _log.error("no channel to the edge", address=edge.address, reason=str(error))
             self._taken = False
+            self.routes.unreached()
             return None
         self._task = asyncio.create_task(self._first_message(give_up))
         _log.info("stream takes the edge", address=edge.address, tls=edge.tls)

@@ -9,9 +9,10 @@ The rules that it keeps:
 - An offer is taken a while after the stream is in step, at a random time, so
   that a fleet does not move at once. Before the node leaves a good stream for
   the edge, it sees whether the edge takes connections.
-- The next stream takes the edge again if the last one there was in step. One
-  that was not sends the node back to the first address, and the edge is tried
-  again after a wait that doubles with each failure.
+- The next stream takes the edge again if the last one there was in step, and
+  stayed so for a while or ended by plan. Any other sends the node back to the
+  first address, and the edge is tried again after a wait that doubles with each
+  failure, until one there has stayed.
 - What is not as safe as the first address is not taken: no offer without TLS
   where the node speaks TLS, and none without TLS to another machine.
 """
@@ -30,6 +31,9 @@ MOVE_SECONDS_MAX = 10.0
 RETRY_SECONDS_MIN = 30.0
 RETRY_SECONDS_MAX = 1_800.0
 DOUBLINGS_MAX = 10
+STEADY_SECONDS = 60.0
+"""How long a stream of the edge is in step before its end is no failure of the
+edge. What stands between may let streams begin and cut them all."""
 NEVER = math.inf
 UNIX = "unix:"
 ADDRESS_CHARS_MAX = 300
@@ -55,6 +59,7 @@ class Routes:
         self._on_edge = False
         self._take_edge = False
         self._in_step = False
+        self._in_step_since = 0.0
         self._failures = 0
         self._due = NEVER
 
@@ -86,10 +91,8 @@ class Routes:
         """The stream is in step."""
         if self._in_step:
             return
-        self._in_step = True
-        if self._on_edge:
-            self._failures = 0
-        elif self._offer is not None:
+        self._in_step, self._in_step_since = True, now
+        if not self._on_edge and self._offer is not None:
             self._due = now + self._wait()
 
     def ready(self) -> None:
@@ -102,13 +105,22 @@ class Routes:
         self._failures += 1
         self._due = now + self._wait()
 
-    def ended(self) -> bool:
-        """The stream has ended; says whether that was a failure of the edge."""
+    def unreached(self) -> None:
+        """There is no way to the edge: the stream takes the first address."""
+        self._on_edge = self._take_edge = False
+        self._failures += 1
+
+    def ended(self, now: float, *, planned: bool) -> bool:
+        """The stream has ended, as either side has planned or else broken; says
+        whether that was a failure of the edge."""
         if not self._on_edge:
             return False
-        self._take_edge = self._in_step
-        self._failures += not self._in_step
-        return not self._in_step
+        steady = self._in_step and now - self._in_step_since >= STEADY_SECONDS
+        self._take_edge = steady or (self._in_step and planned)
+        if steady:
+            self._failures = 0
+        self._failures += not self._take_edge
+        return not self._take_edge
 
     def _wait(self) -> float:
         if not self._failures:

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any, NoReturn, Protocol
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
@@ -17,7 +18,13 @@ from control_plane.services.config_sync import Method
 from control_plane.watch.serving import Pieces
 
 NO_MESSAGE = "the request is no message of the contract"
+FAULT = CallError(code_pb2.INTERNAL, "a fault of the server")
+ANSWER_SECONDS_MAX = 120.0
+"""How long a client may take to take the only message of an answer."""
+UNTAKEN = CallError(code_pb2.DEADLINE_EXCEEDED, "the answer was not taken in time")
 DEADLINE = CallError(code_pb2.DEADLINE_EXCEEDED, "the call has not ended in time")
+
+_log = structlog.get_logger(__name__)
 
 
 class Line(Protocol):
@@ -55,6 +62,7 @@ class Call:
     __slots__ = (
         "_aborted",
         "_asked",
+        "_began",
         "_behaviour",
         "_code",
         "_inbox",
@@ -67,6 +75,7 @@ class Call:
         "_timer",
         "_trailing",
         "_waiter",
+        "_waits",
     )
 
     def __init__(
@@ -79,6 +88,10 @@ class Call:
         self._behaviour = behaviour
         self._inbox: deque[bytes] | None = deque() if method.streams_in else None
         self._asked = False
+        self._began = False
+        """Whether its task has had a turn: one that is cancelled before has none."""
+        self._waits = False
+        """Whether a message has not gone out whole."""
         self._trailing: Metadata = ()
         self._aborted: Headers | None = None
         self._code: grpc.StatusCode | None = None
@@ -119,16 +132,20 @@ class Call:
 
     def went(self) -> None:
         """The message that waited has gone out."""
+        self._waits = False
         self._wake()
 
     def gone(self) -> None:
         """The call is over, whatever it does."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is None:
-            self._line.ended(self._stream_id)
-        else:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
             self._task.cancel()
+        if not self._began:
+            self._line.ended(self._stream_id)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -143,22 +160,26 @@ class Call:
 
     def _expire(self) -> None:
         self._overdue = True
-        if self._task is None:
+        if not self._began:
             self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message))
-            self._line.ended(self._stream_id)
-        else:
-            self._task.cancel()
+        self._cancel()
 
     def _start(self, request: Any) -> None:
         self._task = asyncio.get_running_loop().create_task(self._serve(request))
 
     async def _serve(self, request: Any) -> None:
+        self._began = True
         served = self._behaviour(request, self)
         del request
         try:
             response = await served
             if not self._method.streams_out:
-                await self.write((self._method.write_out(response), b""))
+                answer = self._method.write_out(response)
+                del response
+                if not self._sent((answer, b"")):
+                    # Many may hold one of their own, for as long as they like.
+                    async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                        await self._whole()
             self._line.finish(self._stream_id, wire.trailers(code_pb2.OK, "", self._trailing))
         except grpc.aio.AbortError:
             assert self._aborted is not None
@@ -167,6 +188,11 @@ class Call:
             if not self._overdue:
                 raise
             self._line.finish(self._stream_id, wire.trailers(DEADLINE.code, DEADLINE.message, self._trailing))
+        except TimeoutError:
+            self._line.finish(self._stream_id, wire.trailers(UNTAKEN.code, UNTAKEN.message, self._trailing))
+        except Exception:
+            _log.exception("a layer around a call failed")
+            self._line.finish(self._stream_id, wire.trailers(FAULT.code, FAULT.message))
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -218,7 +244,17 @@ class Call:
 
     async def write(self, message: Pieces) -> None:
         """Send a message; returns when the next can be taken."""
-        if not self._line.send(self._stream_id, *message):
+        if not self._sent(message):
+            await self._whole()
+
+    def _sent(self, message: Pieces) -> bool:
+        """Send a message; False if it waits."""
+        self._waits = True
+        return self._line.send(self._stream_id, *message)
+
+    async def _whole(self) -> None:
+        # The socket may have taken the rest in the same turn.
+        while self._waits:
             await self._wait()
 
     def push(self, message: Pieces) -> bool:

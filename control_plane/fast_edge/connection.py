@@ -31,13 +31,13 @@ from control_plane.fast_edge.wire import CallError, Headers, MessageReader
 
 NEVER = float("inf")
 P = ParamSpec("P")
-_NO_ERROR = 0
+_NO_ERROR, _CANCEL = 0, 8
 
 
 class _Call:
     """A stream, as far as it is not HTTP/2's."""
 
-    __slots__ = ("asked", "began", "held", "http_status", "inbox", "reader", "sending")
+    __slots__ = ("asked", "began", "empty", "held", "http_status", "inbox", "reader", "sending")
 
     def __init__(self, message_bytes_max: int, began: float, sending: Sending) -> None:
         self.reader: MessageReader | None = MessageReader(message_bytes_max)
@@ -51,6 +51,8 @@ class _Call:
         """With what to answer what is no call of gRPC; `reader` is None then."""
         self.asked = False
         """Whether the client has sent all."""
+        self.empty = True
+        """Whether a message is due, and none has come."""
 
 
 def configuration(limits: Limits) -> ngh2.Configuration:
@@ -104,8 +106,8 @@ class Connection:
                 ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes_max,
             }
         )
-        self._guard = Guard(limits, now)
         self._calls: dict[int, _Call] = {}
+        self._guard = Guard(limits, now, self._calls)
         self._counted = 0
         """Bytes of unfinished requests that are taken from the budget."""
         self.outgoing = Outgoing()
@@ -140,7 +142,7 @@ class Connection:
                 self._engine_events(events, now)
                 # Word that its settings are taken comes before what they allow.
                 self._collect()
-            self._grow(windows, events)
+            self._grow(windows, events, now)
             if self.outgoing.waits:
                 self._went(events)
             if data:
@@ -166,7 +168,7 @@ class Connection:
         if not (engine.want_read or engine.want_write):
             events.append(self._end("the client has left, or has broken the protocol"))
 
-    def _grow(self, windows: Windows, events: list[Event]) -> None:
+    def _grow(self, windows: Windows, events: list[Event], now: float) -> None:
         """The client has opened windows. Raises Breach."""
         for stream_id, more in windows:
             call = self._calls.get(stream_id)
@@ -177,6 +179,7 @@ class Connection:
             except Breach as breach:
                 if not breach.stream_id or call is None:
                     raise
+                self._guard.reset(now)
                 self._on_engine(self._engine.reset_stream, stream_id, breach.code)
                 self._collect()
                 self._forget(stream_id)
@@ -222,11 +225,18 @@ class Connection:
                 self.outgoing.resize(first, [call.sending for call in self._calls.values()])
             case ngh2.TrailersReceived(stream_id):
                 self._asked(stream_id, events)
-            case ngh2.StreamClosed(stream_id):
-                if self._forget(stream_id):
-                    events.append(Gone(stream_id))
+            case ngh2.StreamClosed(stream_id, code):
+                self._closed(stream_id, code, events, now)
             case _:
                 pass
+
+    def _closed(self, stream_id: int, code: int, events: list[Event], now: float) -> None:
+        """A stream is over for the engine. Raises Breach."""
+        if self._forget(stream_id):
+            events.append(Gone(stream_id))
+            if code not in (_NO_ERROR, _CANCEL):
+                # By an error of the client's: as dear as one that it resets.
+                self._guard.reset(now)
 
     def _asked(self, stream_id: int, events: list[Event]) -> None:
         call = self._calls.get(stream_id)
@@ -256,6 +266,7 @@ class Connection:
             return
         call.held += len(data)
         call.inbox += len(messages)
+        call.empty = call.empty and not messages
         events += [Came(stream_id, message) for message in messages]
         if not call.inbox:
             self._let_go(stream_id, call)
@@ -274,6 +285,12 @@ class Connection:
     def _refuse(self, stream_id: int, call: _Call, error: CallError, events: list[Event]) -> None:
         events.append(Refused(stream_id, error.code, error.message))
         self.finish(stream_id, wire.trailers(error.code, error.message))
+
+    def streams(self, stream_id: int) -> None:
+        """The request is a client's stream: its messages come when they come."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.empty = False
 
     def taken(self, stream_id: int) -> None:
         """The call has taken a message."""
@@ -341,9 +358,7 @@ class Connection:
         """Answer what is no call of gRPC, when it has come whole. The body waits
         for the client's window, and counts as an open call until then."""
         self.outgoing.begin(call.sending, wire.http_block(call.http_status))
-        self.outgoing.body(call.sending, (wire.HTTP_BODY,))
-        if not call.sending.pending:
-            self._end_http(call)
+        self.outgoing.wait(call.sending, (wire.HTTP_BODY,))
 
     def _end_http(self, call: _Call) -> None:
         self._end_stream(call.sending.stream_id, wire.HTTP_END)
@@ -412,7 +427,7 @@ class Connection:
             if call.reader is None:
                 self._on_engine(self._engine.reset_stream, stream_id, CALM)
                 self._close(stream_id, call)
-            elif call.reader.unfinished:
+            elif call.reader.unfinished or (call.empty and not call.asked):
                 late = CallError(code_pb2.DEADLINE_EXCEEDED, "the request did not come whole in time")
                 self._refuse(stream_id, call, late, events)
         return events

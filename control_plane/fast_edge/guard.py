@@ -19,6 +19,8 @@ higher cost:
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from control_plane.fast_edge.limits import Limits
 
 FRAME_HEAD_BYTES = 9
@@ -74,10 +76,12 @@ class Bucket:
 
 
 class Guard:
-    """Reads the frames' heads out of what a client sends, in any pieces."""
+    """Reads the frames' heads out of what a client sends, in any pieces.
+    `calls` has the streams that are being served."""
 
     __slots__ = (
         "_begun",
+        "_calls",
         "_control",
         "_going",
         "_going_max",
@@ -88,7 +92,8 @@ class Guard:
         "_skip",
     )
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, calls: Container[int]) -> None:
+        self._calls = calls
         self._control = Bucket(limits.control_frames_burst, limits.control_frames_per_second, now)
         self._resets = Bucket(limits.resets_burst, limits.resets_per_second, now)
         self._skip = len(PREFACE)
@@ -136,6 +141,12 @@ class Guard:
             parts.append(data[kept:] if kept else data)
         return parts[0] if len(parts) == 1 else b"".join(parts), windows
 
+    def reset(self, now: float) -> None:
+        """The client resets a stream, or has made the server do it. Raises
+        Breach."""
+        if not self._resets.take(now):
+            raise Breach(CALM, "too many streams that are reset")
+
     def _judge(self, kind: int, flags: int, stream_id: int, length: int, now: float) -> None:
         self._begun = True
         if kind <= HEADERS and length:
@@ -149,8 +160,8 @@ class Guard:
 
     def _follow(self, kind: int, flags: int, stream_id: int, now: float) -> None:
         """Keep to the life of a stream, as far as the client decides it."""
-        if kind == RST_STREAM and not self._resets.take(now):
-            raise Breach(CALM, "too many streams that are reset")
+        if kind == RST_STREAM:
+            self.reset(now)
         if not stream_id:
             raise Breach(PROTOCOL_ERROR, "a frame of a stream names none")
         if kind == PRIORITY:
@@ -165,7 +176,7 @@ class Guard:
             self._newest = stream_id
             self._going.add(stream_id)
             if len(self._going) > self._going_max:
-                self._going.remove(min(self._going))
+                self._going.remove(min(each for each in self._going if each not in self._calls))
         if kind == RST_STREAM or flags & _END_STREAM:
             self._going.discard(stream_id)
 

@@ -52,6 +52,7 @@ class FastEdge:
         self.address = ""
         """Where it listens, with its real port."""
         self._refused = 0
+        self._leaving = False
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
         config, budget = configuration(limits), Budget(limits.request_bytes_max_total)
@@ -84,14 +85,23 @@ class FastEdge:
         claim(address)
         loop = asyncio.get_running_loop()
         make = partial(EdgeProtocol, self._around)
+        # A client that does not get on with it is counted by nobody until it has.
+        handshake = self._limits.handshake_seconds if self._tls is not None else None
         try:
             if address.startswith(UNIX):
                 path = str(Path(address.removeprefix(UNIX).removeprefix("//")))
-                self._server = await loop.create_unix_server(make, path, backlog=BACKLOG, ssl=self._tls)
+                self._server = await loop.create_unix_server(
+                    make, path, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=handshake
+                )
             else:
                 host, _, port = address.rpartition(":")
                 self._server = await loop.create_server(
-                    make, host.strip("[]"), int(port), backlog=BACKLOG, ssl=self._tls
+                    make,
+                    host.strip("[]"),
+                    int(port),
+                    backlog=BACKLOG,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=handshake,
                 )
         except OSError as error:
             raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
@@ -106,6 +116,7 @@ class FastEdge:
         seconds, and end what is left."""
         if self._server is None or self._ticking is None:
             return
+        self._leaving = True
         self._server.close()
         for protocol in list(self._protocols):
             protocol.go_away()
@@ -118,6 +129,9 @@ class FastEdge:
         await asyncio.wait([self._ticking])
 
     def _enter(self, protocol: EdgeProtocol) -> bool:
+        if self._leaving:
+            # Its handshake has ended after that, and nobody would see to it.
+            return False
         if len(self._protocols) >= self._limits.connections_max:
             if not self._refused:
                 _log.warning("connections refused", connections=len(self._protocols))
@@ -130,7 +144,12 @@ class FastEdge:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             for protocol in list(self._protocols):
-                protocol.tick()
+                try:
+                    protocol.tick()
+                except Exception:
+                    # The others' time goes on.
+                    _log.exception("a connection fails")
+                    protocol.abort()
 
 
 def _port(server: asyncio.Server) -> int:

@@ -129,13 +129,18 @@ class Outgoing:
         return b"".join((head, size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
 
     def body(self, sending: Sending, pieces: tuple[bytes, ...]) -> None:
-        """Send bytes in DATA frames, as the windows allow."""
+        """Send bytes in DATA frames, as the windows allow. Nothing else may be
+        able to go, as nobody is told of it."""
+        self.wait(sending, pieces)
+        self.push()
+
+    def wait(self, sending: Sending, pieces: tuple[bytes, ...]) -> None:
+        """Send bytes in DATA frames at the next push."""
         sending.pending = tuple(piece for piece in pieces if piece)
         sending.offset = 0
         if self._turns is None:
             self._turns = {}
         self._turns[sending.stream_id] = sending
-        self.push()
 
     def drop(self, sending: Sending) -> None:
         """What has not gone out of a message never will."""

@@ -109,6 +109,11 @@ class EdgeProtocol(asyncio.Protocol):
             self._dispatch(self._connection.tick(self._around.monotonic()))
             self._flush()
 
+    def abort(self) -> None:
+        """End the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def go_away(self) -> None:
         """Take no new calls; close when those that run have ended."""
         if self._connection is not None:
@@ -194,10 +199,11 @@ class EdgeProtocol(asyncio.Protocol):
         if request.error is not None:
             connection.finish(stream_id, wire.trailers(request.error.code, request.error.message))
         elif found is None:
-            connection.finish(
-                stream_id, wire.trailers(code_pb2.UNIMPLEMENTED, f"{request.path} is not served here")
-            )
+            path = wire.shown(request.path)
+            connection.finish(stream_id, wire.trailers(code_pb2.UNIMPLEMENTED, f"{path} is not served here"))
         else:
+            if found[0].streams_in:
+                connection.streams(stream_id)
             self._calls[stream_id] = Call(self, stream_id, request, *found)
 
     def _refuse(self, stream_id: int, error: CallError | None) -> None:

@@ -22,6 +22,11 @@ PREFIX_BYTES = 5
 CONTENT_TYPE = b"application/grpc"
 BINARY_SUFFIX = b"-bin"
 PARSED_REQUESTS = 1_024
+SHOWN_CHARS_MAX = 200
+TRAILER_BYTES_MAX = 15 * 1024
+"""Clients of gRPC take 16 KiB, with what HTTP/2 adds to each pair."""
+MESSAGE_CHARS_MAX, DETAIL_BYTES_MAX = 1_000, 512
+"""What is left of an answer's end that is too large."""
 TIMEOUT_SECONDS_MAX = 10 * 365 * 86_400.0
 
 OK_HEADERS = ((b":status", b"200"), (b"content-type", CONTENT_TYPE))
@@ -141,18 +146,30 @@ def _value(name: bytes, value: bytes) -> str | bytes:
     try:
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error:
-        raise CallError(
-            code_pb2.INVALID_ARGUMENT, f"{name.decode('ascii', 'replace')}: must be base64"
-        ) from None
+        shown_name = shown(name.decode("ascii", "replace"))
+        raise CallError(code_pb2.INVALID_ARGUMENT, f"{shown_name}: must be base64") from None
+
+
+def shown(text: str) -> str:
+    """What a client has sent, as an answer repeats it: by the dynamic table a
+    few bytes can be a name of thousands, and percent-encoding makes nine of one."""
+    return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}..."
 
 
 def trailers(code: int, message: str = "", metadata: Sequence[tuple[str, str | bytes]] = ()) -> Headers:
-    """What ends an answer."""
-    made = [(b"grpc-status", b"%d" % code)]
-    if message:
-        made.append((b"grpc-message", percent_encoded(message)))
-    made += [(key.encode("ascii"), _encoded(value)) for key, value in metadata]
-    return tuple(made)
+    """What ends an answer. A client that is told more than it takes learns
+    nothing, so the code and the beginning of the message come before details."""
+    pairs = tuple((key.encode("ascii"), _encoded(value)) for key, value in metadata)
+    made = _status(code, message) + pairs
+    if sum(len(name) + len(value) for name, value in made) <= TRAILER_BYTES_MAX:
+        return made
+    short = tuple(pair for pair in pairs if len(pair[1]) <= DETAIL_BYTES_MAX)
+    return _status(code, message[:MESSAGE_CHARS_MAX]) + short
+
+
+def _status(code: int, message: str) -> Headers:
+    status = ((b"grpc-status", b"%d" % code),)
+    return (*status, (b"grpc-message", percent_encoded(message))) if message else status
 
 
 def _encoded(value: str | bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from control_plane.edge.around import Proceed
 from control_plane.fast_edge.limits import Budget, Limits
 from control_plane.fast_edge.protocol import Around, EdgeProtocol
 from control_plane.services.config_sync import Method
@@ -89,12 +90,13 @@ class FakeListener:
         self.now = 0.0
         self.budget = Budget(limits.request_bytes_max_total)
         self.open: set[EdgeProtocol] = set()
+        self.methods: dict[str, tuple[Method, Proceed]] = {
+            PATH: (Method(answer, bytes, bytes), answer),
+            STREAM_PATH: (Method(count, bytes, bytes, streams_in=True), count),
+            WATCH_PATH: (Method(watch, bytes, b"".join, streams_out=True), watch),
+        }
         self._around = Around(
-            {
-                PATH: (Method(answer, bytes, bytes), answer),
-                STREAM_PATH: (Method(count, bytes, bytes, streams_in=True), count),
-                WATCH_PATH: (Method(watch, bytes, b"".join, streams_out=True), watch),
-            },
+            self.methods,
             lambda: connection(limits, self.budget, self.now),
             lambda: self.now,
             lambda protocol: self.open.add(protocol) is None,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.events import Asked, Began, Came, Gone, Over, Refused, Went
+from control_plane.fast_edge.guard import FORGOTTEN_FACTOR
 from tests.unit.fast_edge import frames
 from tests.unit.fast_edge.edge_world import Pair, connection
 from tests.unit.fast_edge.frames import REQUEST, message
@@ -110,6 +111,24 @@ def test_a_window_that_shrinks_below_nothing() -> None:
     pair.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1_000})
     assert Went(stream) in pair.flow()
     assert len(pair.body(stream)) == 300
+
+
+def test_a_window_of_all_streams_that_grows_beside_an_answer_in_http() -> None:
+    """A message that goes by it is told of, whatever else comes in that piece;
+    and nothing goes by new settings before word that they are taken."""
+    server = connection()
+    server.receive(frames.hello(frames.setting(frames.INITIAL_WINDOW, 0)) + frames.headers(1, end=True), 0.0)
+    server.begin(1)
+    assert not server.send(1, b"hello")
+    server.outgoing.take()
+    get = tuple((dict(REQUEST) | {":method": "GET"}).items())
+    wider = frames.setting(frames.INITIAL_WINDOW, 1_000)
+    assert server.receive(wider + frames.headers(3, get, end=True), 0.0) == [Went(1)]
+    said = [(kind, flags) for kind, flags, _, _ in frames.split(server.outgoing.take())]
+    data = [place for place, (kind, _) in enumerate(said) if kind == frames.DATA]
+    assert len(data) == 2
+    assert said.index((frames.SETTINGS, frames.ACK)) < data[0]
+    assert server.calls == 1
 
 
 def test_what_waits_is_no_copy() -> None:
@@ -321,6 +340,19 @@ def test_a_breach_of_the_protocol_ends_the_connection(raw: bytes, code: int) -> 
     assert isinstance(told[-1], Over)
     assert frames.last_goaway(server.outgoing.take()) == (frames.GOAWAY, code)
     assert server.receive(frames.headers(9, end=True), 0.0) == []
+
+
+def test_a_long_stream_outlives_calls_that_were_not_ended() -> None:
+    """What is remembered of calls that only the server has ended is bounded,
+    and is not at the cost of one that runs."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1), 0.0)
+    ended = FORGOTTEN_FACTOR * server._limits.streams_max + 10  # pyright: ignore[reportPrivateUsage]
+    for stream in range(3, 3 + 2 * ended, 2):
+        server.receive(frames.headers(stream), 0.0)
+        server.finish(stream, OK)
+    assert server.receive(frames.frame(frames.DATA, 0, 1, message(b"on")), 0.0) == [Came(1, b"on")]
+    assert [type(event) for event in server.receive(frames.frame(frames.DATA, 0, 3, b"late"), 0.0)] == [Over]
 
 
 def test_half_closed_streams_go_on() -> None:

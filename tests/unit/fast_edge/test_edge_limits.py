@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from h2.events import ConnectionTerminated
 
@@ -61,6 +63,27 @@ def test_rapid_reset_ends_its_connection() -> None:
     assert frames.last_goaway(server.outgoing.take()) == (frames.GOAWAY, 11)
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("x", lambda stream: frames.window(stream, 2**31 - 1)),
+        ("content-length", lambda stream: frames.frame(0, 0, stream, b"22")),
+    ],
+    ids=["window", "length"],
+)
+def test_streams_that_the_server_is_made_to_reset_are_few(field: str, wrong: Callable[[int], bytes]) -> None:
+    """An error of a stream is a reset by another name (CVE-2025-8671)."""
+    server = connection()
+    server.receive(frames.hello(), 0.0)
+    calls = 0
+    for stream in range(1, 4_001, 2):
+        told = server.receive(frames.headers(stream, (*REQUEST, (field, "1"))) + wrong(stream), 0.0)
+        calls += sum(isinstance(event, Began) for event in told)
+    assert server.over
+    assert calls <= server._limits.resets_burst + 1  # pyright: ignore[reportPrivateUsage]
+    assert frames.last_goaway(server.outgoing.take()) == (frames.GOAWAY, 11)
+
+
 def test_headers_are_bounded() -> None:
     """Large headers, many headers and many CONTINUATION frames are refused,
     and cost no more memory than the bound (CVE-2024-27316)."""
@@ -114,6 +137,18 @@ def test_a_request_that_does_not_come_whole_is_ended() -> None:
     assert server.tick(59.0) == []
     assert [type(event) for event in server.tick(60.0)] == [Refused]
     assert server.calls == 0
+
+
+def test_a_request_of_which_nothing_comes_is_ended() -> None:
+    """A head alone holds a call no longer than half a message does; a client's
+    stream has its messages when it has them."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1) + frames.headers(3), 0.0)
+    server.streams(3)
+    server.receive(frames.frame(frames.PING, 0, 0, b"12345678"), 59.0)
+    assert server.tick(59.0) == []
+    assert [(type(event), event.stream_id) for event in server.tick(60.0)] == [(Refused, 1)]  # type: ignore[union-attr]
+    assert server.calls == 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2
 
+from control_plane.edge.tls import TlsFiles, ssl_context
+from control_plane.fast_edge import FastEdge, Limits
+from control_plane.fast_edge.connection import Connection
 from control_plane.server import ControlPlane, build
 from control_plane.settings import Settings
 from control_plane.store.memory import MemoryStore
@@ -302,3 +305,59 @@ async def test_plain_text_on_a_tls_port_is_refused(tmp_path: Path) -> None:
         assert frames.PREFACE not in await reader.read()
         assert control_plane.counts()["edge_connections"] == 0
         writer.close()
+
+
+async def test_a_connection_that_fails_leaves_the_others_their_time(
+    server: WatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in one is its end; silence ends the next one all the same."""
+    broken = await raw_client(server.sync_address)
+    await until(lambda: server.control_plane.counts()["edge_connections"] == 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "tick", lambda self, now: 1 / 0)
+        await server.clock.advance(1)
+        await until(lambda: server.control_plane.counts()["edge_connections"] == 0)
+    reader, writer = await raw_client(server.sync_address)
+    await until(lambda: server.control_plane.counts()["edge_connections"] == 1)
+    await server.clock.advance(12)
+    assert b"\x07" in await reader.read()
+    writer.close()
+    broken[1].close()
+
+
+async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    """Nobody counts a connection before its handshake, so it has little time."""
+    identity = Authority(tmp_path).identity("server")
+    context = ssl_context(TlsFiles(identity.cert, identity.key))
+    edge = FastEdge("a.Service", {}, [], SystemClock(), limits=Limits(handshake_seconds=0.05), tls=context)
+    host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+    await edge.stop(0)
+
+
+async def test_a_handshake_that_ends_after_the_server_is_refused(tmp_path: Path) -> None:
+    """A connection that was accepted before the end, and is ready after it, is
+    served by nobody."""
+    authority = Authority(tmp_path)
+    identity = authority.identity("server")
+    made = ssl_context(TlsFiles(identity.cert, identity.key))
+    edge = FastEdge("a.Service", {}, [], SystemClock(), tls=made)
+    host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await edge.stop(0)
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    context.set_alpn_protocols(["h2"])
+    try:
+        await writer.start_tls(context, server_hostname=host)
+        writer.write(frames.hello() + frames.headers(1, end=True))
+        async with asyncio.timeout(20):
+            said = await reader.read()
+    except OSError:
+        said = b""
+    assert (said, edge.connections) == (b"", 0)
+    writer.close()

@@ -12,6 +12,7 @@ from agent_node.upstream.routes import (
     NEVER,
     RETRY_SECONDS_MAX,
     RETRY_SECONDS_MIN,
+    STEADY_SECONDS,
     Edge,
     Routes,
 )
@@ -31,7 +32,7 @@ def on_the_edge(made: Routes) -> Routes:
     made.told(OFFER)
     made.in_step(0.0)
     made.ready()
-    made.ended()
+    made.ended(0.0, planned=False)
     assert made.begin() == Edge("127.0.0.1:50052", tls=False)
     return made
 
@@ -45,7 +46,7 @@ def test_an_offer_is_taken_when_the_stream_is_in_step() -> None:
     made.in_step(100.0)
     assert 100 + MOVE_SECONDS_MIN <= made.due <= 100 + MOVE_SECONDS_MAX
     made.ready()
-    assert not made.ended()
+    assert not made.ended(0.0, planned=False)
     assert made.begin() == Edge("127.0.0.1:50052", tls=False)
 
 
@@ -56,7 +57,7 @@ def test_without_an_offer_nothing_moves() -> None:
     made.told(None)
     made.in_step(1.0)
     assert made.due == NEVER
-    made.ended()
+    made.ended(0.0, planned=False)
     assert made.begin() is None
 
 
@@ -65,9 +66,50 @@ def test_an_edge_that_leads_to_nothing_is_left() -> None:
     first address; one that was is followed by another of the edge."""
     made = on_the_edge(routes())
     made.in_step(1.0)
-    assert not made.ended()
+    assert not made.ended(1.0 + STEADY_SECONDS, planned=False)
     assert made.begin() is not None
-    assert made.ended()
+    assert made.ended(100.0, planned=False)
+    assert made.begin() is None
+
+
+def test_an_edge_that_cuts_its_streams_is_left() -> None:
+    """One that lets streams begin and breaks them all is tried ever more
+    rarely; an end by plan is no failure, and one that stays makes up for all."""
+    made = on_the_edge(routes())
+    waits: list[float] = []
+    for _ in range(3):
+        made.in_step(0.0)
+        assert made.ended(STEADY_SECONDS - 1, planned=False)
+        assert made.begin() is None
+        made.told(OFFER)
+        made.in_step(0.0)
+        waits.append(made.due)
+        made.ready()
+        made.ended(1.0, planned=True)
+        assert made.begin() is not None
+    assert waits[0] < waits[1] < waits[2]
+    made.in_step(0.0)
+    assert not made.ended(1.0, planned=True)
+    assert made.begin() is not None
+    made.in_step(0.0)
+    assert not made.ended(STEADY_SECONDS, planned=False)
+    made.begin()
+    assert made.ended(0.0, planned=False)
+    made.begin()
+    made.told(OFFER)
+    made.in_step(0.0)
+    assert made.due == waits[0]
+
+
+def test_an_edge_without_a_way_to_it_is_tried_later() -> None:
+    """A node that cannot even make a channel is served at the first address,
+    and that stream's end is not the edge's."""
+    made = on_the_edge(routes())
+    made.unreached()
+    made.told(OFFER)
+    made.in_step(0.0)
+    assert RETRY_SECONDS_MIN / 2 <= made.due <= RETRY_SECONDS_MIN
+    assert not made.ended(1.0, planned=False)
     assert made.begin() is None
 
 
@@ -75,7 +117,7 @@ def test_an_edge_that_leads_to_nothing_is_left() -> None:
 def test_the_edge_is_tried_again_ever_more_rarely(failures: int, chance: float) -> None:
     """Waits double up to a bound, and are random by half."""
     made = on_the_edge(routes(jitter=chance))
-    made.ended()
+    made.ended(0.0, planned=False)
     made.begin()
     made.told(OFFER)
     made.in_step(0.0)
@@ -90,7 +132,7 @@ def test_the_edge_is_tried_again_ever_more_rarely(failures: int, chance: float) 
 def test_an_offer_that_does_not_come_any_more_is_withdrawn() -> None:
     """What counts is the newest word at the first address."""
     made = on_the_edge(routes())
-    made.ended()
+    made.ended(0.0, planned=False)
     assert made.begin() is None
     made.told(None)
     made.in_step(5.0)
@@ -100,7 +142,7 @@ def test_an_offer_that_does_not_come_any_more_is_withdrawn() -> None:
 def test_another_offer_is_tried_at_once() -> None:
     """The failures of an edge do not count for the one that takes its place."""
     made = on_the_edge(routes())
-    made.ended()
+    made.ended(0.0, planned=False)
     made.begin()
     made.told(sync_pb2.EdgeOffer(address=":50062"))
     made.in_step(0.0)
