@@ -24,7 +24,7 @@ from voxplane.v1.schema_pb2 import SchemaField
 AGENT = "interviewer"
 FIELDS_METHOD = "voxplane.fields"
 TOPICS = ["lk.transcription", FIELDS_METHOD]
-ENDPOINTING_SECONDS = 0.1
+ENDPOINTING_SECONDS = 0.5
 SESSION_SECONDS_MAX = 40.0
 CONVERGENCE_SECONDS_MAX = 40
 KEYS = ("deepgram", "openai", "voice", "langfuse_public", "langfuse_secret")

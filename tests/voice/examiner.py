@@ -40,8 +40,6 @@ def examiner(tenant: Tenant, instructions: str = "You examine.") -> AgentConfig:
     """The config."""
     config = tenant.config(*fields(), instructions=instructions)
     config.tts_config.instruction_field = "tone"
-    # on a busy machine the audio comes with pauses that the caller has not made
-    config.turn_config.min_endpointing_delay.FromMilliseconds(900)
     return config
 
 
