@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,15 +118,22 @@ def test_half_a_certificate_is_refused(given: dict[str, str], says: str) -> None
         load_settings(given)
 
 
+def serve(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of `voxplane serve` in a process of its own, as it sets the logs of its process."""
+    words = (sys.executable, "-m", "voxplane", "serve", *arguments)
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
 def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     """The command names the files and says what is wrong, without a traceback."""
     (tmp_path / "cert").write_text("no certificate")
     (tmp_path / "key").write_text("no key")
     files = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
-    code, output = run("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files)
+    code, output = serve("--grpc-listen", "127.0.0.1:0", "--store", "memory", *files)
     assert (code, "voxplane serve: " in output, "Traceback" in output) == (1, True, False)
     assert str(tmp_path / "cert") in output
-    code, output = run(
+    code, output = serve(
         "--grpc-listen", "127.0.0.1:0", "--store", "memory", "--tls-cert", "/none", "--tls-key", "/none"
     )
     assert (code, "No such file" in output) == (1, True)
