@@ -119,7 +119,7 @@ def test_half_a_certificate_is_refused(given: dict[str, str], says: str) -> None
 
 
 def serve(*arguments: str) -> tuple[int, str]:
-    """Exit code and output of `voxplane serve`, in a process of its own, as it sets the logs of its process."""
+    """Exit code and output of `voxplane serve`, in a process of its own: it sets the logs of its process."""
     words = (sys.executable, "-m", "voxplane", "serve", *arguments)
     ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     return ran.returncode, ran.stdout + ran.stderr
