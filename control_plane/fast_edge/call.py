@@ -15,7 +15,7 @@ from control_plane.edge.around import Proceed
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.wire import CallError, Headers, Metadata, Request
 from control_plane.services.config_sync import Method
-from control_plane.watch.serving import Pieces
+from control_plane.watch.serving import Pieces, Push
 
 NO_MESSAGE = "the request is no message of the contract"
 FAULT = CallError(code_pb2.INTERNAL, "a fault of the server")
@@ -38,8 +38,8 @@ class Line(Protocol):
         """Send a message; False if it waits."""
         ...
 
-    def push(self, stream_id: int, shared: bytes, own: bytes) -> bool:
-        """Send a message if it goes at once; else False, and nothing is sent."""
+    def pusher(self, stream_id: int) -> Push | None:
+        """What sends messages that go at once."""
         ...
 
     def taken(self, stream_id: int) -> None:
@@ -257,9 +257,9 @@ class Call:
         while self._waits:
             await self._wait()
 
-    def push(self, message: Pieces) -> bool:
-        """Send a message if it goes at once; else False, and nothing is sent."""
-        return self._line.push(self._stream_id, message[0], message[1])
+    def pusher(self) -> Push | None:
+        """What sends messages that go at once; None if the call is over."""
+        return self._line.pusher(self._stream_id)
 
 
 class _Messages:

@@ -326,11 +326,10 @@ class Connection:
             self.outgoing.begin(sending, wire.OK_BLOCK)
         return self.outgoing.message(sending, shared, own)
 
-    def frame(self, stream_id: int, shared: bytes, own: bytes) -> bytes:
-        """A message as the frame that it is, if it can go at once, alone and
-        whole; else nothing."""
+    def sending(self, stream_id: int) -> Sending | None:
+        """A call's end of what goes out, if there is such a call."""
         call = self._calls.get(stream_id)
-        return self.outgoing.frame(call.sending, shared, own) if call is not None else b""
+        return call.sending if call is not None else None
 
     def push(self) -> list[Event]:
         """Go on with what has not gone out, as the socket takes more."""

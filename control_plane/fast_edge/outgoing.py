@@ -13,6 +13,8 @@ too; the engine never hears of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.guard import FLOW_CONTROL_ERROR, Breach
 
@@ -25,16 +27,22 @@ WINDOW_BYTES_MAX = 2**31 - 1
 _HEAD_BYTES = 9
 _LENGTH_SHIFT = 48
 """A DATA frame's head is its length and its stream; type and flags are 0."""
+_HEADS_BYTES = _HEAD_BYTES + wire.PREFIX_BYTES
+_WHOLE_SHIFT, _STREAM_SHIFT = _LENGTH_SHIFT + 8 * wire.PREFIX_BYTES, 8 * wire.PREFIX_BYTES
+"""The head of a message that is one frame, and of that frame, as one number."""
 
 
 class Sending:
     """One stream's end of it."""
 
-    __slots__ = ("begun", "offset", "pending", "stream_id", "window")
+    __slots__ = ("_outgoing", "begun", "offset", "over", "pending", "stream_id", "window")
 
-    def __init__(self, stream_id: int, window: int) -> None:
+    def __init__(self, outgoing: Outgoing, stream_id: int, window: int) -> None:
+        self._outgoing = outgoing
         self.stream_id = stream_id
         self.window = window
+        self.over = False
+        """Whether nothing more may be sent."""
         self.begun = False
         """Whether headers have gone out."""
         self.pending: tuple[bytes, ...] = ()
@@ -42,18 +50,43 @@ class Sending:
         self.offset = 0
         """Bytes of its first piece that have gone."""
 
+    def frames(self, shared: bytes, own: bytes) -> bytes:
+        """A message as the frames that it is, for the socket itself; nothing if
+        it is large, or has to wait for what is before it, or for the client."""
+        outgoing = self._outgoing
+        size = len(shared) + len(own)
+        whole = size + wire.PREFIX_BYTES
+        if (
+            whole > self.window
+            or whole > outgoing.window
+            or whole > CHUNK_BYTES
+            or outgoing.made
+            or outgoing.turns
+            or outgoing.blocked
+            or not self.begun
+            or self.over
+        ):
+            return b""
+        self.window -= whole
+        outgoing.window -= whole
+        if whole > FRAME_BYTES_MAX:
+            return b"".join(_split(self.stream_id, size, shared, own))
+        head = whole << _WHOLE_SHIFT | self.stream_id << _STREAM_SHIFT | size
+        return b"".join((head.to_bytes(_HEADS_BYTES, "big"), shared, own))
+
 
 class Outgoing:
     """Everything that one connection is sent, in order."""
 
-    __slots__ = ("_bytes", "_first_window", "_out", "_stuck", "_turns", "_window", "blocked")
+    __slots__ = ("_bytes", "_first_window", "_stuck", "blocked", "made", "turns", "window")
 
     def __init__(self) -> None:
-        self._out: list[bytes] = []
+        self.made: list[bytes] = []
         self._bytes = 0
-        self._window = WINDOW_BYTES_FIRST
+        self.window = WINDOW_BYTES_FIRST
+        """Bytes that the client takes on all of its streams together."""
         self._first_window = WINDOW_BYTES_FIRST
-        self._turns: dict[int, Sending] | None = None
+        self.turns: dict[int, Sending] | None = None
         self._stuck = False
         self.blocked = False
         """Whether the socket takes nothing more now."""
@@ -61,12 +94,12 @@ class Outgoing:
     @property
     def waits(self) -> bool:
         """Whether a message has not gone out whole."""
-        return bool(self._turns)
+        return bool(self.turns)
 
     @property
     def has_some(self) -> bool:
         """Whether there are bytes to send."""
-        return bool(self._out)
+        return bool(self.made)
 
     @property
     def goes_on(self) -> bool:
@@ -75,17 +108,17 @@ class Outgoing:
 
     def open(self, stream_id: int) -> Sending:
         """A stream that may be sent to."""
-        return Sending(stream_id, self._first_window)
+        return Sending(self, stream_id, self._first_window)
 
     def put(self, data: bytes) -> None:
         """Send bytes as they are."""
         if data:
-            self._out.append(data)
+            self.made.append(data)
             self._bytes += len(data)
 
     def take(self) -> bytes:
         """The bytes to send now."""
-        out = self._out
+        out = self.made
         if not out:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
@@ -101,32 +134,12 @@ class Outgoing:
 
     def message(self, sending: Sending, shared: bytes, own: bytes) -> bool:
         """Send a message; False if it does not go whole now."""
-        if data := self.frame(sending, shared, own):
+        if data := sending.frames(shared, own):
             self.put(data)
             return True
         size = len(shared) + len(own)
         self.body(sending, (size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
         return not sending.pending
-
-    def frame(self, sending: Sending, shared: bytes, own: bytes) -> bytes:
-        """A message as the one frame that it is, for the socket itself; nothing
-        if it has to wait for what is before it, or for the client."""
-        size = len(shared) + len(own)
-        whole = size + wire.PREFIX_BYTES
-        if (
-            whole > FRAME_BYTES_MAX
-            or whole > sending.window
-            or whole > self._window
-            or self._out
-            or self._turns
-            or self.blocked
-            or not sending.begun
-        ):
-            return b""
-        sending.window -= whole
-        self._window -= whole
-        head = (whole << _LENGTH_SHIFT | sending.stream_id).to_bytes(_HEAD_BYTES, "big")
-        return b"".join((head, size.to_bytes(wire.PREFIX_BYTES, "big"), shared, own))
 
     def body(self, sending: Sending, pieces: tuple[bytes, ...]) -> None:
         """Send bytes in DATA frames, as the windows allow. Nothing else may be
@@ -138,22 +151,23 @@ class Outgoing:
         """Send bytes in DATA frames at the next push."""
         sending.pending = tuple(piece for piece in pieces if piece)
         sending.offset = 0
-        if self._turns is None:
-            self._turns = {}
-        self._turns[sending.stream_id] = sending
+        if self.turns is None:
+            self.turns = {}
+        self.turns[sending.stream_id] = sending
 
     def drop(self, sending: Sending) -> None:
-        """What has not gone out of a message never will."""
+        """A stream is over: what has not gone out of a message never will."""
+        sending.over = True
         sending.pending = ()
-        if self._turns:
-            self._turns.pop(sending.stream_id, None)
+        if self.turns:
+            self.turns.pop(sending.stream_id, None)
 
     def push(self) -> list[Sending]:
         """Give each message that waits a turn, until nothing more goes; returns
         the streams whose messages have gone whole."""
         self._stuck = False
         went: list[Sending] = []
-        turns, moved = self._turns, True
+        turns, moved = self.turns, True
         while moved and turns:
             moved = False
             for sending in list(turns.values()):
@@ -169,7 +183,7 @@ class Outgoing:
 
     def _turn(self, sending: Sending) -> bool:
         """Make frames of what the windows take of a message, up to a bound."""
-        room = min(sending.window, self._window, CHUNK_BYTES)
+        room = min(sending.window, self.window, CHUNK_BYTES)
         if room <= 0:
             return False
         made: list[bytes | memoryview] = []
@@ -179,7 +193,7 @@ class Outgoing:
             made += pieces
             room -= size
             sending.window -= size
-            self._window -= size
+            self.window -= size
         self.put(b"".join(made))
         return True
 
@@ -187,8 +201,8 @@ class Outgoing:
         """The client opens the window of a stream, or of the connection. Raises
         Breach if it is wider than can be."""
         if sending is None:
-            self._window += more
-            if self._window > WINDOW_BYTES_MAX:
+            self.window += more
+            if self.window > WINDOW_BYTES_MAX:
                 raise Breach(FLOW_CONTROL_ERROR, "a window of the connection that cannot be")
         else:
             sending.window += more
@@ -204,6 +218,24 @@ class Outgoing:
             sending.window += more
             if sending.window > WINDOW_BYTES_MAX:
                 raise Breach(FLOW_CONTROL_ERROR, "a window that cannot be")
+
+
+def _split(stream_id: int, size: int, shared: bytes, own: bytes) -> Iterator[bytes | memoryview]:
+    """A message that does not go into one frame."""
+    full = (FRAME_BYTES_MAX << _LENGTH_SHIFT | stream_id).to_bytes(_HEAD_BYTES, "big")
+    pieces = memoryview(shared)
+    prefix = size.to_bytes(wire.PREFIX_BYTES, "big")
+    room = FRAME_BYTES_MAX - wire.PREFIX_BYTES
+    while len(pieces) >= room:
+        yield full
+        yield prefix
+        yield pieces[:room]
+        pieces, prefix, room = pieces[room:], b"", FRAME_BYTES_MAX
+    rest = b"".join((prefix, pieces, own))
+    for start in range(0, len(rest), FRAME_BYTES_MAX):
+        piece = rest[start : start + FRAME_BYTES_MAX]
+        yield (len(piece) << _LENGTH_SHIFT | stream_id).to_bytes(_HEAD_BYTES, "big")
+        yield piece
 
 
 def _cut(sending: Sending, most: int) -> tuple[list[memoryview], int]:

@@ -16,8 +16,10 @@ from control_plane.fast_edge.call import Call
 from control_plane.fast_edge.connection import Connection
 from control_plane.fast_edge.events import Asked, Began, Came, Event, Gone, Over, Refused, Went
 from control_plane.fast_edge.limits import UNSENT_BYTES_HIGH
+from control_plane.fast_edge.outgoing import Sending
 from control_plane.fast_edge.wire import CallError, Headers
 from control_plane.services.config_sync import Method
+from control_plane.watch.serving import Push
 
 CLOSE_SECONDS = 2.0
 """How long a client may take to read what ends its connection, and to end it."""
@@ -37,6 +39,24 @@ class Around:
     enter: Callable[[EdgeProtocol], bool]
     leave: Callable[[EdgeProtocol], None]
     secure: bool
+
+
+class _Pusher:
+    """Gives the socket messages that need not wait."""
+
+    __slots__ = ("_frames", "_write")
+
+    def __init__(self, sending: Sending, transport: asyncio.Transport) -> None:
+        self._frames = sending.frames
+        self._write = transport.write
+
+    def push(self, shared: bytes, own: bytes) -> bool:
+        """See control_plane.watch.serving.Push."""
+        frames = self._frames(shared, own)
+        if not frames:
+            return False
+        self._write(frames)
+        return True
 
 
 class EdgeProtocol(asyncio.Protocol):
@@ -144,16 +164,11 @@ class EdgeProtocol(asyncio.Protocol):
         self._flush()
         return whole
 
-    def push(self, stream_id: int, shared: bytes, own: bytes) -> bool:
-        """Send a message if it goes at once; else False, and nothing is sent."""
+    def pusher(self, stream_id: int) -> Push | None:
+        """What sends messages that go at once, past all that is asked of others."""
         connection, transport = self._connection, self._transport
-        if connection is None or transport is None:
-            return False
-        data = connection.frame(stream_id, shared, own)
-        if not data:
-            return False
-        transport.write(data)
-        return True
+        sending = connection.sending(stream_id) if connection is not None else None
+        return _Pusher(sending, transport).push if sending is not None and transport is not None else None
 
     def taken(self, stream_id: int) -> None:
         """A message of the request is of no more concern."""

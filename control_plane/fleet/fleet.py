@@ -121,6 +121,11 @@ class Fleet:
         self._changed(node_id)
         return replaced
 
+    def record(self, stream_id: str) -> NodeRecord | None:
+        """What is known of a stream's node. It is that stream's for as long as
+        the stream lasts, and of no effect when a newer one has taken its place."""
+        return self._streams.get(stream_id)
+
     def sent(
         self,
         stream_id: str,

@@ -111,17 +111,20 @@ class TenantRecord:
         self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
-            if not self.unacked:
-                self.unacked = [(nonce, revision)]
-            else:
-                self.unacked.append((nonce, revision))
-                if len(self.unacked) > UNACKED_MAX:
-                    del self.unacked[::2]
+            self._wait_for(nonce, revision)
         for name in removed:
             self._drop(name)
         if len(self.reports) > len(level.bundles):
             for name in [name for name in self.reports if name not in level.bundles]:
                 self._drop(name)
+
+    def follow(self, level: SentLevel, nonce: int, acked_nonce: int) -> None:
+        """`sent`, of a level that has newer bundles than the one before, and no
+        fewer."""
+        if self.level_nonce <= acked_nonce or len(self.unacked) >= UNACKED_MAX:
+            self.settle(acked_nonce)
+        self._wait_for(nonce, level.revision)
+        self.level, self._behind, self.level_nonce = level, None, nonce
 
     def report(self, status: sync_pb2.BundleStatus, word: Word, order: int) -> bool:
         """Take what became of a bundle; False if it tells nothing new."""
@@ -154,6 +157,14 @@ class TenantRecord:
             return _NONE
         runs = self.reports.runs
         return {name for name, bundle in self.level.bundles.items() if not runs(bundle)}
+
+    def _wait_for(self, nonce: int, revision: revision_pb2.Revision) -> None:
+        if not self.unacked:
+            self.unacked = [(nonce, revision)]
+            return
+        self.unacked.append((nonce, revision))
+        if len(self.unacked) > UNACKED_MAX:
+            del self.unacked[::2]
 
     def _drop(self, name: AgentName) -> None:
         self.reports.forget(name)
@@ -222,6 +233,16 @@ class NodeRecord:
             record.acked = revision_pb2.Revision(number=number, epoch=level.revision.epoch)
         record.settle(self.acked_nonce)
         record.sent(level, removed, nonce)
+
+    def follow(self, tenant_id: TenantId, level: SentLevel, nonce: int) -> bool:
+        """`sent`, of a level that has newer bundles than the one before, and no
+        fewer. False if there is more to it than that, and then nothing has
+        happened."""
+        record = self.tenants.get(tenant_id)
+        if record is None or self.declared or self.early:
+            return False
+        record.follow(level, nonce, self.acked_nonce)
+        return True
 
     def removed(self, tenant_id: TenantId) -> bool:
         """The stream has nothing to do with the tenant any more; False if it

@@ -26,7 +26,7 @@ class Context(Protocol):
 
     async def write(self, message: Pieces) -> None:
         """Send a message; returns when the next can be taken. A transport may
-        have `push` besides: see control_plane.watch.serving.Push."""
+        have `pusher` besides, which returns a control_plane.watch.serving.Push."""
         ...
 
 
@@ -47,7 +47,8 @@ class ConfigSyncService:
             # Alone: gRPC cannot end a call with a status when its headers went
             # with a first message that nobody took.
             await context.send_initial_metadata(())
-            await stream.serve(context.write, getattr(context, "push", None))
+            pusher = getattr(context, "pusher", None)
+            await stream.serve(context.write, pusher() if pusher is not None else None)
         finally:
             self._hub.close_stream(stream)
 

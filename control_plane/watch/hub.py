@@ -13,8 +13,8 @@ The rules that it keeps:
   transfer that is being sent, never a queue of changes. A reader that does not
   read at all is given up past a bound (stalls.py).
 - The bytes of a message are made when it is its turn, and shared.
-- What a stream is about to send is told to the fleet first, so that no answer
-  can come before the note of what it answers.
+- What a stream sends is told to the fleet in the same turn of the loop, so that
+  no answer can come before the note of what it answers.
 - One task paces all heartbeats, and looks after stalled streams and
   credentials.
 - A tenant stays in memory while a stream watches it.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,6 +54,7 @@ from control_plane.watch.stream import (
 )
 from control_plane.watch.subscription import Subscription, subscribe
 from control_plane.watch.transfer import Declared
+from control_plane.watch.wave import Wave
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.names import ALL_TENANTS, TenantId, agent_name
@@ -128,7 +129,7 @@ class Hub:
         self._streams: dict[str, Stream] = {}
         self._watchers: dict[str, dict[Stream, None]] = {}
         self._marked: dict[TenantId, None] = {}
-        self._sleepers: OrderedDict[Stream, None] = OrderedDict()
+        self._sleepers: deque[Stream] = deque()
         self._holding: dict[TenantId, asyncio.Task[None]] = {}
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
@@ -159,9 +160,11 @@ class Hub:
         subscription = await subscribe(request, principal)
         self._check_open(subscription)
         greeting = greeting if subscription.node_id else b""
-        stream = Stream(self._around, secrets.token_hex(STREAM_ID_BYTES), subscription, greeting)
-        if stream.node_id:
-            self._take_over(self._around.fleet.open(stream.stream_id, request), stream.node_id)
+        stream_id = secrets.token_hex(STREAM_ID_BYTES)
+        node_id = subscription.node_id
+        replaced = self._around.fleet.open(stream_id, request) if node_id else ""
+        stream = Stream(self._around, stream_id, subscription, greeting)
+        self._take_over(replaced, node_id)
         if self._pacing is None:
             self._pacing = asyncio.get_running_loop().create_task(self._around.pace.run())
         self._credentials.open(stream)
@@ -172,7 +175,6 @@ class Hub:
     def close_stream(self, stream: Stream) -> None:
         """A stream is over: let go of all that it had."""
         self._streams.pop(stream.stream_id, None)
-        self._sleepers.pop(stream, None)
         self._stalls.forget(stream)
         self._credentials.close(stream)
         self._around.pace.forget(stream)
@@ -221,7 +223,7 @@ class Hub:
         for stream in self._open():
             self._credentials.again(stream)
             stream.mark_all()
-            self._sleepers[stream] = None
+            self._queue(stream)
         if not waking:
             self._wake_some()
 
@@ -341,14 +343,23 @@ class Hub:
             for watched in (tenant_id, ALL_TENANTS):
                 for stream in self._watchers.get(watched, ()):
                     stream.mark(tenant_id)
-                    self._sleepers[stream] = None
+                    self._queue(stream)
         if not waking:
             self._wake_some()
 
+    def _queue(self, stream: Stream) -> None:
+        if not stream.queued:
+            stream.queued = True
+            self._sleepers.append(stream)
+
     def _wake_some(self) -> None:
-        for _ in range(min(WAKES_PER_TURN, len(self._sleepers))):
-            self._sleepers.popitem(last=False)[0].wake()
-        if self._sleepers:
+        sleepers = self._sleepers
+        wave = Wave(self._around.tenants, self._planner, self._around.encoder)
+        for _ in range(min(WAKES_PER_TURN, len(sleepers))):
+            stream = sleepers.popleft()
+            stream.queued = False
+            stream.wake(wave)
+        if sleepers:
             asyncio.get_running_loop().call_soon(self._wake_some)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from control_plane.state import TenantState
 from control_plane.watch.rights import Permit
@@ -49,15 +49,18 @@ class _Plans:
     levels: dict[Level, Transfer] = field(default_factory=dict[Level, Transfer])
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
     """A transfer in one part from a level that many streams are at, as `permit`
-    lets them see it."""
+    lets them see it. `is_plain` says that it adds and replaces bundles and does
+    nothing else."""
 
     have: Level
     permit: Permit
     part: Part
     after: Level
     removed: tuple[AgentName, ...]
+    is_plain: bool
 
 
 @dataclass(slots=True)
@@ -96,32 +99,35 @@ class Planner:
             found = plans.levels[have] = self._next(have, plans)
         return found
 
-    def step(self, have: Level, state: TenantState, permit: Permit) -> Step | None:
-        """What is known of a stream at that very level: no comparison, no hash."""
-        newest = self._newest.get(state.tenant_id)
-        if newest is None or newest.state is not state:
-            return None
-        step = newest.steps.get(id(have))
-        return step if step is not None and step.permit is permit else None
+    def steps(self, state: TenantState) -> Mapping[int, Step]:
+        """What brings streams to the state, by the identity of the levels at
+        which they are: to look it up takes no comparison and no hash. More may
+        come."""
+        return self._to(state).steps
 
     def remember(self, have: Level, state: TenantState, permit: Permit, transfer: Transfer) -> None:
         """That transfer is what the next streams at that level will need."""
-        newest = self._newest.get(state.tenant_id)
-        if newest is None or newest.state is not state or len(transfer.parts) != 1:
+        if len(transfer.parts) != 1:
             return
-        if len(newest.steps) >= STEPS_MAX:
-            newest.steps.clear()
-        step = Step(have, permit, transfer.parts[0], transfer.after, transfer.removed)
-        newest.steps[id(have)] = step
+        steps = self._to(state).steps
+        if len(steps) >= STEPS_MAX:
+            steps.clear()
+        after = transfer.after
+        is_plain = have.view.epoch == after.view.epoch and not transfer.removed
+        steps[id(have)] = Step(have, permit, transfer.parts[0], after, transfer.removed, is_plain)
 
     def forget(self, tenant_id: TenantId) -> None:
         """Let go of a tenant that nobody watches any more."""
         self._newest.pop(tenant_id, None)
 
-    def _plans(self, state: TenantState, scope: Scope) -> _Plans:
+    def _to(self, state: TenantState) -> _Newest:
         newest = self._newest.get(state.tenant_id)
         if newest is None or newest.state is not state:
             newest = self._newest[state.tenant_id] = _Newest(state)
+        return newest
+
+    def _plans(self, state: TenantState, scope: Scope) -> _Plans:
+        newest = self._to(state)
         plans = newest.plans.get(scope)
         if plans is None:
             if len(newest.plans) >= PLANS_PER_VIEW_MAX:

@@ -12,7 +12,6 @@ from control_plane.state import Tenants, TenantState
 from control_plane.watch.encoder import Encoder, Suffix, encode_drain, encode_report_request
 from control_plane.watch.pace import Pace
 from control_plane.watch.pins import Pins
-from control_plane.watch.planner import Step
 from control_plane.watch.rights import Permit, Rights
 from control_plane.watch.stream import (
     NOT_REFUSED,
@@ -39,6 +38,7 @@ from control_plane.watch.stream import (
     not_permitted,
 )
 from control_plane.watch.subscription import Subscription
+from control_plane.watch.wave import Wave
 from voxplane.clock import Clock
 from voxplane.errors import VoxplaneError
 from voxplane.names import ALL_TENANTS, TenantId
@@ -52,9 +52,9 @@ Pieces = tuple[bytes, bytes]
 """A message: what it shares with other streams, and what is the stream's own."""
 Write = Callable[[Pieces], Awaitable[object]]
 """Hands one message to the transport; returns when it can take the next."""
-Push = Callable[[Pieces], bool]
-"""Hands one message to the transport if it can take it at once; else returns
-False, and has taken nothing."""
+Push = Callable[[bytes, bytes], bool]
+"""Hands one message of two pieces to the transport if it can take it at once;
+else returns False, and has taken nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class Stream:
         "_left",
         "_list_again",
         "_missing_report",
+        "_node",
         "_push",
         "_suffix",
         "_task",
@@ -101,6 +102,7 @@ class Stream:
         "node_id",
         "pinned",
         "principal",
+        "queued",
         "slot",
         "state",
         "stream_id",
@@ -119,9 +121,12 @@ class Stream:
         self.state = StreamState(around.rules, subscription)
         self.pinned: set[TenantId] = set()
         self.slot = -1
+        self.queued = False
+        """Whether its turn to be woken is to come."""
         self.writing_since: float | None = None
         self.unsent_bytes = 0
         self._around = around
+        self._node = around.fleet.record(stream_id) if subscription.node_id else None
         self._suffix = Suffix(stream_id, greeting)
         self._dirty: dict[TenantId, None] = {}
         self._batch: list[TenantId] = []
@@ -178,16 +183,17 @@ class Stream:
             self._interrupted = True
             self._task.cancel()
 
-    def wake(self) -> None:
-        """There is something to send."""
+    def wake(self, wave: Wave | None = None) -> None:
+        """There is something to send. Streams that are woken together are given
+        the same wave."""
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
-        if self._push is not None and not self._called:
+        if wave is not None and self._push is not None and not self._called:
             # Meanwhile nobody else has to wake it.
             self._waiter = None
             try:
-                idle = self._do_at_once(self._push)
+                idle = self._do_at_once(self._push, wave)
             except Exception as error:
                 self._waiter = waiter
                 waiter.set_exception(error)
@@ -197,7 +203,7 @@ class Stream:
                 return
         waiter.set_result(None)
 
-    def _do_at_once(self, push: Push) -> bool:
+    def _do_at_once(self, push: Push, wave: Wave) -> bool:
         """Send what can be sent without a wait; says whether that was all."""
         for _ in range(LOOKS_PER_TURN):
             if self._called:
@@ -206,31 +212,41 @@ class Stream:
                 return True
             tenant_id = self._next_tenant()
             permit = self._around.rights.permit(self.principal, tenant_id)
+            if self._follow(tenant_id, permit, wave, push):
+                continue
             state = self._at_once(tenant_id, permit)
             if state is None:
                 self._batch.append(tenant_id)
                 return False
-            step = self.state.follow(state, permit)
-            if step is not None:
-                data = self._step(tenant_id, step)
-                if not push(data):
-                    self._unsent = data
-                    return False
-                continue
             actions = self.state.receive(StateChanged(state, permit, NOT_REFUSED))
             for number, action in enumerate(actions):
                 data = self._carry_out(action)
-                if data is not None and not push(data):
+                if data is not None and not push(*data):
                     self._unsent, self._left = data, actions[number + 1 :]
                     return False
         return False
 
-    def _step(self, tenant_id: TenantId, step: Step) -> Pieces:
-        """What Moved and Send would do."""
-        nonce = self.state.nonce
-        if self.node_id:
+    def _follow(self, tenant_id: TenantId, permit: Permit, wave: Wave, push: Push) -> bool:
+        """Send what others have been sent from the same level, and do what
+        StateChanged would have led to. False if there is no such thing or the
+        transport does not take it, and then nothing has happened."""
+        state = self.state
+        have = state.level(tenant_id)
+        if have is None:
+            return False
+        if wave.tenant_id != tenant_id:
+            wave.turn_to(tenant_id)
+        step = wave.steps.get(id(have))
+        if step is None or step.permit is not permit:
+            return False
+        nonce = state.nonce + 1
+        if not push(wave.data(step), self._suffix.bytes(nonce)):
+            return False
+        state.follow(tenant_id, step)
+        node = self._node
+        if node is not None and not (step.is_plain and node.follow(tenant_id, step.after, nonce)):
             self._ask(self._around.fleet.sent(self.stream_id, tenant_id, step.after, step.removed, nonce))
-        return self._around.encoder.part(step.part), self._suffix.bytes(nonce)
+        return True
 
     async def serve(self, write: Write, push: Push | None = None) -> NoReturn:
         """Send what there is to send, until the stream ends: with

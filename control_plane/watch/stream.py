@@ -298,22 +298,17 @@ class StreamState:
                 farewells = [action for each in gone for action in self._farewell(each, FORBIDDEN)]
                 return [*farewells, *self._close(error)]
 
-    def follow(self, state: TenantState, permit: Permit) -> Step | None:
-        """What `receive(StateChanged(...))` would do, where that is one message
-        which others have been sent before from the same level. It is counted as
-        sent, as message `nonce`. None if it is anything else, and then nothing
-        has happened."""
-        have = self._levels.get(state.tenant_id)
-        if have is None or self._closed:
-            return None
-        step = self._rules.planner.step(have, state, permit)
-        if step is None:
-            return None
+    def level(self, tenant_id: TenantId) -> Level | None:
+        """Where the client is with a tenant, if it was shown it."""
+        return self._levels.get(tenant_id)
+
+    def follow(self, tenant_id: TenantId, step: Step) -> None:
+        """A step from the client's level is sent, as message `nonce` + 1: what
+        `receive(StateChanged(...))` would have led to."""
         if self._untold:
-            self._untold.pop(state.tenant_id, None)
-        self._levels[state.tenant_id] = step.after
+            self._untold.pop(tenant_id, None)
+        self._levels[tenant_id] = step.after
         self._nonce += 1
-        return step
 
     def check_nonce(self, nonce: str) -> None:
         """Raises VoxplaneError INVALID_REQUEST if no message has that nonce."""

@@ -50,7 +50,7 @@ class Sink:
         except VoxplaneError as error:
             self.error = error
 
-    def _push(self, pieces: Pieces) -> bool:
+    def _push(self, *pieces: bytes) -> bool:
         if self._takes is None or not self._takes():
             return False
         self.pushed += 1
