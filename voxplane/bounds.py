@@ -6,7 +6,7 @@ runs whether or not the count is too large; so counts are looked at first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from buf.validate import validate_pb2
 from voxplane.errors import Violation
 
+SMALL_BYTES = 512
 VALUE_BYTES_MAX = 64 * 1024
 """Of one google.protobuf.Value or Struct on the wire: none that fits is as large."""
 
@@ -30,9 +31,14 @@ class _Counted(NamedTuple):
     deeper: bool
 
 
-def beyond_bounds(message: Message, path: str = "") -> Iterator[Violation]:
+def beyond_bounds(message: Message) -> Iterable[Violation]:
     """Lists and maps with more items than the contract lets them have, and
-    free values that are too large to look into."""
+    free values that are too large to look into. None in a message of SMALL_BYTES,
+    whose rules cost little, and find the same."""
+    return _beyond(message, "") if message.ByteSize() > SMALL_BYTES else ()
+
+
+def _beyond(message: Message, path: str) -> Iterator[Violation]:
     for field, value in message.ListFields():
         counted = _counted(field)
         if counted.items:
@@ -41,10 +47,10 @@ def beyond_bounds(message: Message, path: str = "") -> Iterator[Violation]:
             elif counted.deeper:
                 here = _below(path, field)
                 for index, item in enumerate(value):
-                    yield from beyond_bounds(item, f"{here}[{index}]")
+                    yield from _beyond(item, f"{here}[{index}]")
         elif counted.deeper:
             if not isinstance(value, Value | Struct):
-                yield from beyond_bounds(value, _below(path, field))
+                yield from _beyond(value, _below(path, field))
             elif value.ByteSize() > VALUE_BYTES_MAX:
                 yield Violation(_below(path, field), "is too large")
 

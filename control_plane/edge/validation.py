@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import cache, partial
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from control_plane.edge.around import Around, Context, Proceed
 from control_plane.edge.calls import OURS
+from control_plane.services.incoming import Take, take_at_once
 from control_plane.state import BesideLoop
 from voxplane.errors import Violation, VoxplaneError
 from voxplane.v1 import agent_service_pb2 as service_pb2
@@ -36,7 +37,7 @@ class Validation(Around):
         if not method.startswith(OURS):
             return await proceed(request, context)
         if not isinstance(request, Message):
-            return await proceed(self._checked(cast("AsyncIterator[Message]", request)), context)
+            return await proceed(_Checked(self._judge, cast("AsyncIterator[Message]", request)), context)
         await self._judge(request)
         served = proceed(request, context)
         del request
@@ -50,10 +51,33 @@ class Validation(Around):
         else:
             await self._beside.run(partial(_check, judged))
 
-    async def _checked(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        async for request in requests:
-            await self._judge(request)
-            yield request
+
+class _Checked:
+    """A client's stream, each message judged."""
+
+    def __init__(self, judge: Callable[[Message], Awaitable[None]], requests: AsyncIterator[Message]) -> None:
+        self._judge = judge
+        self._requests = requests
+        self._messages = aiter(requests)
+
+    def __aiter__(self) -> _Checked:
+        return self
+
+    async def __anext__(self) -> Message:
+        request = await anext(self._messages)
+        await self._judge(request)
+        return request
+
+    def take_at_once(self, take: Take) -> None:
+        """See control_plane.edge.around.Take."""
+
+        def take_valid(request: Message) -> bool:
+            request.DiscardUnknownFields()
+            if request.ByteSize() > SHORT_REQUEST_BYTES_MAX or violations_of_message(request):
+                return False
+            return take(request)
+
+        take_at_once(self._requests, take_valid)
 
 
 @cache

@@ -15,6 +15,7 @@ from control_plane.edge.around import Proceed
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.wire import CallError, Headers, Metadata, Request
 from control_plane.services.config_sync import Method
+from control_plane.services.incoming import Take
 from control_plane.watch.serving import Pieces, Push
 
 NO_MESSAGE = "the request is no message of the contract"
@@ -71,6 +72,7 @@ class Call:
         "_method",
         "_overdue",
         "_stream_id",
+        "_take",
         "_task",
         "_timer",
         "_trailing",
@@ -93,6 +95,7 @@ class Call:
         self._waits = False
         """Whether a message has not gone out whole."""
         self._trailing: Metadata = ()
+        self._take: Take | None = None
         self._aborted: Headers | None = None
         self._code: grpc.StatusCode | None = None
         self._overdue = False
@@ -107,8 +110,9 @@ class Call:
     def came(self, message: bytes) -> CallError | None:
         """A message has come; says what is wrong about that, if anything is."""
         if self._inbox is not None:
-            self._inbox.append(message)
-            self._wake()
+            if not self._taken_at_once(message):
+                self._inbox.append(message)
+                self._wake()
             return None
         if self._task is not None or self._asked:
             return CallError(code_pb2.INTERNAL, "the call takes one message")
@@ -117,9 +121,29 @@ class Call:
             request = self._method.read_in(message)
         except DecodeError:
             return CallError(code_pb2.INTERNAL, NO_MESSAGE)
-        self._line.taken(self._stream_id)
+        # In this order: what it answers at once goes out with what waits.
         self._start(request)
+        self._line.taken(self._stream_id)
         return None
+
+    def _taken_at_once(self, message: bytes) -> bool:
+        """Have a message taken without a turn of the call's task, which waits
+        for it. What is wrong about one is the task's to tell."""
+        take, waiter = self._take, self._waiter
+        if take is None or self._inbox or waiter is None or waiter.done():
+            return False
+        try:
+            request = self._method.read_in(message)
+        except DecodeError:
+            return False
+        if not take(request):
+            return False
+        self._line.taken(self._stream_id)
+        return True
+
+    def take_at_once(self, take: Take) -> None:
+        """Have messages taken as they come."""
+        self._take = take
 
     def asked(self) -> CallError | None:
         """The client has sent all; says what is wrong about that, if anything is."""
@@ -265,10 +289,11 @@ class Call:
 class _Messages:
     """The messages of a client's stream, one after another."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "take_at_once")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.take_at_once = call.take_at_once
 
     def __aiter__(self) -> _Messages:
         return self

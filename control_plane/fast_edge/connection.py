@@ -24,12 +24,15 @@ from google.rpc import code_pb2
 
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.events import Asked, Began, Came, Event, Gone, Over, Refused, Went
-from control_plane.fast_edge.guard import CALM, PROTOCOL_ERROR, Breach, Guard, Windows
+from control_plane.fast_edge.guard import CALM, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, Breach, Guard, Windows
 from control_plane.fast_edge.limits import AGE_JITTER, CONTINUATIONS_MAX, SETTINGS_ENTRIES_MAX, Budget, Limits
-from control_plane.fast_edge.outgoing import Outgoing, Sending
+from control_plane.fast_edge.outgoing import WINDOW_BYTES_FIRST, Outgoing, Sending
 from control_plane.fast_edge.wire import CallError, Headers, MessageReader
 
 NEVER = float("inf")
+REOPENED_SHARE = 0.25
+"""A window is opened again when so much of it is used up. The engine, which has
+the windows' other part, waits for a half: together they leave room for a frame."""
 P = ParamSpec("P")
 _NO_ERROR, _CANCEL = 0, 8
 
@@ -37,7 +40,19 @@ _NO_ERROR, _CANCEL = 0, 8
 class _Call:
     """A stream, as far as it is not HTTP/2's."""
 
-    __slots__ = ("asked", "began", "empty", "held", "http_status", "inbox", "reader", "sending")
+    __slots__ = (
+        "asked",
+        "began",
+        "beside",
+        "counted",
+        "empty",
+        "held",
+        "http_status",
+        "inbox",
+        "reader",
+        "sending",
+        "told",
+    )
 
     def __init__(self, message_bytes_max: int, began: float, sending: Sending) -> None:
         self.reader: MessageReader | None = MessageReader(message_bytes_max)
@@ -46,7 +61,15 @@ class _Call:
         self.inbox = 0
         """Messages that the call has not taken."""
         self.held = 0
-        """Bytes for which the windows are not open again."""
+        """Bytes that the call has not taken, so that the windows are not open
+        again for them."""
+        self.beside = 0
+        """How many of them the engine has not seen."""
+        self.told = 0
+        """Bytes besides for which the window is to be opened, some time."""
+        self.counted = False
+        """Whether the client has said how long its request is, which the engine
+        looks after."""
         self.http_status = 0
         """With what to answer what is no call of gRPC; `reader` is None then."""
         self.asked = False
@@ -73,6 +96,7 @@ class Connection:
 
     __slots__ = (
         "_age_ends",
+        "_beside",
         "_budget",
         "_calls",
         "_counted",
@@ -85,6 +109,8 @@ class Connection:
         "_over",
         "_pinged",
         "_quiet_since",
+        "_streaming",
+        "_told",
         "outgoing",
     )
 
@@ -107,7 +133,10 @@ class Connection:
             }
         )
         self._calls: dict[int, _Call] = {}
-        self._guard = Guard(limits, now, self._calls)
+        self._streaming: set[int] = set()
+        self._guard = Guard(limits, now, self._calls, self._streaming)
+        self._beside = self._told = 0
+        """See _Call: of all streams, as the connection's window is for all."""
         self._counted = 0
         """Bytes of unfinished requests that are taken from the budget."""
         self.outgoing = Outgoing()
@@ -136,16 +165,19 @@ class Connection:
         self._pinged = NEVER
         events: list[Event] = []
         try:
-            data, windows = self._guard.look(data, now)
-            if data:
-                self._engine.receive_data(data)
+            bodies, rest, windows = self._guard.look(data, now)
+            for stream_id, body in bodies:
+                self._body(stream_id, body, events)
+            if rest:
+                self._engine.receive_data(rest)
                 self._engine_events(events, now)
                 # Word that its settings are taken comes before what they allow.
                 self._collect()
-            self._grow(windows, events, now)
+            if windows:
+                self._grow(windows, events, now)
             if self.outgoing.waits:
                 self._went(events)
-            if data:
+            if rest:
                 self._after_engine(events, now)
         except Breach as breach:
             events.append(self._break(breach.code, str(breach)))
@@ -213,6 +245,7 @@ class Connection:
                 request = wire.parse_request(headers)
                 sending = self.outgoing.open(stream_id)
                 call = self._calls[stream_id] = _Call(self._limits.message_bytes_max, now, sending)
+                call.counted = any(name == b"content-length" for name, _ in headers)
                 self._quiet_since = NEVER
                 if request.http_status:
                     call.reader, call.http_status = None, request.http_status
@@ -250,6 +283,18 @@ class Connection:
             self._refuse(stream_id, call, torn, events)
         else:
             events.append(Asked(stream_id))
+
+    def _body(self, stream_id: int, data: bytes, events: list[Event]) -> None:
+        """A part of a request that the engine has not seen. Raises Breach."""
+        call, size = self._calls.get(stream_id), len(data)
+        if call is None:
+            self._told = self._reopen(0, self._told + size, WINDOW_BYTES_FIRST)
+            return
+        call.beside += size
+        self._beside += size
+        if call.held + size > self._limits.window_bytes or self._beside > WINDOW_BYTES_FIRST:
+            raise Breach(FLOW_CONTROL_ERROR, "more than the windows are open for")
+        self._data(stream_id, data, events)
 
     def _data(self, stream_id: int, data: bytes, events: list[Event]) -> None:
         call = self._calls.get(stream_id)
@@ -291,6 +336,8 @@ class Connection:
         call = self._calls.get(stream_id)
         if call is not None:
             call.empty = False
+            if not call.counted:
+                self._streaming.add(stream_id)
 
     def taken(self, stream_id: int) -> None:
         """The call has taken a message."""
@@ -299,11 +346,26 @@ class Connection:
             call.inbox -= 1
             if not call.inbox:
                 self._let_go(stream_id, call)
-                self._collect()
 
     def _let_go(self, stream_id: int, call: _Call) -> None:
-        self._open_windows(stream_id, call.held)
-        call.held = 0
+        """What the call has not taken is of no more concern."""
+        if seen := call.held - call.beside:
+            self._open_windows(stream_id, seen)
+            self._collect()
+        if call.beside:
+            if stream_id in self._calls:
+                call.told = self._reopen(stream_id, call.told + call.beside, self._limits.window_bytes)
+            self._told = self._reopen(0, self._told + call.beside, WINDOW_BYTES_FIRST)
+            self._beside -= call.beside
+        call.held = call.beside = 0
+
+    def _reopen(self, stream_id: int, size: int, window: int) -> int:
+        """Open a window by so many bytes, once it is worth a frame; returns
+        what is left."""
+        if size < window * REOPENED_SHARE:
+            return size
+        self.outgoing.put(wire.window_frame(stream_id, size))
+        return 0
 
     def _open_windows(self, stream_id: int, size: int) -> None:
         if size:
@@ -365,6 +427,8 @@ class Connection:
 
     def _close(self, stream_id: int, call: _Call) -> None:
         """The answer has ended; the request need not come to its end."""
+        del self._calls[stream_id]
+        self._streaming.discard(stream_id)
         self._let_go(stream_id, call)
         self.outgoing.drop(call.sending)
         if call.reader is not None:
@@ -373,7 +437,6 @@ class Connection:
         self._collect()
         if not call.asked:
             self._on_engine(self._engine.reset_stream, stream_id, _NO_ERROR)
-        del self._calls[stream_id]
         self._collect()
 
     def _collect(self) -> None:
@@ -384,6 +447,7 @@ class Connection:
         call = self._calls.pop(stream_id, None)
         if call is None:
             return False
+        self._streaming.discard(stream_id)
         self.outgoing.drop(call.sending)
         self._let_go(stream_id, call)
         if call.reader is None:
@@ -459,6 +523,7 @@ class Connection:
         for call in self._calls.values():
             self.outgoing.drop(call.sending)
         self._calls.clear()
+        self._streaming.clear()
         return Over(reason)
 
 

@@ -15,11 +15,15 @@ higher cost:
   has, as what is on its way then is no error.
 - WINDOW_UPDATE is taken out: the windows are ours (outgoing.py). One that comes
   where no frame but another may come is left in, for the engine to refuse.
+- So are frames of messages on a client's stream, where they are what comes
+  first and nothing is odd about them: that is what a fleet reports with all
+  day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import NamedTuple
 
 from control_plane.fast_edge.limits import Limits
 
@@ -33,10 +37,21 @@ PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, CALM = 1, 3
 _END_STREAM = 0x1
 _END_HEADERS = 0x4
 _STREAM_BITS = 0x7FFF_FFFF
-_WINDOW_FRAME_BYTES = FRAME_HEAD_BYTES + 4
+DATA_BYTES_MAX = 16_384
 
+Bodies = list[tuple[int, bytes]]
+"""Streams, and bytes of their requests."""
 Windows = list[tuple[int, int]]
 """Streams, or 0 for the connection, and by how much their windows grow."""
+
+
+class Looked(NamedTuple):
+    """What has come: `bodies` before what is for the engine, `windows` beside
+    it."""
+
+    bodies: Bodies
+    rest: bytes
+    windows: Windows
 
 
 class Breach(Exception):
@@ -77,7 +92,8 @@ class Bucket:
 
 class Guard:
     """Reads the frames' heads out of what a client sends, in any pieces.
-    `calls` has the streams that are being served."""
+    `calls` has the streams that are being served, and `streaming` those of
+    which the engine need not see the bodies."""
 
     __slots__ = (
         "_begun",
@@ -90,10 +106,12 @@ class Guard:
         "_resets",
         "_rest",
         "_skip",
+        "_streaming",
     )
 
-    def __init__(self, limits: Limits, now: float, calls: Container[int]) -> None:
+    def __init__(self, limits: Limits, now: float, calls: Container[int], streaming: Container[int]) -> None:
         self._calls = calls
+        self._streaming = streaming
         self._control = Bucket(limits.control_frames_burst, limits.control_frames_per_second, now)
         self._resets = Bucket(limits.resets_burst, limits.resets_per_second, now)
         self._skip = len(PREFACE)
@@ -109,14 +127,14 @@ class Guard:
         """Streams that the client has not ended."""
         self._going_max = FORGOTTEN_FACTOR * limits.streams_max
 
-    def look(self, data: bytes, now: float) -> tuple[bytes, Windows]:
-        """Look at the next bytes. Returns what is for the engine, and the
-        windows that grow. Raises Breach."""
+    def look(self, data: bytes, now: float) -> Looked:
+        """Look at the next bytes. Raises Breach."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
         at, kept, size = self._skip, 0, len(data)
         parts: list[bytes] = []
+        bodies: Bodies = []
         windows: Windows = []
         while at + FRAME_HEAD_BYTES <= size:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
@@ -131,6 +149,17 @@ class Guard:
                 windows.append((stream_id, self._growth(stream_id, data[at + FRAME_HEAD_BYTES : end])))
                 parts.append(data[kept:at])
                 kept = end
+            elif (
+                kind == DATA
+                and not data[at + 4]
+                and 0 < length <= DATA_BYTES_MAX
+                and kept == at
+                and end <= size
+                and stream_id in self._streaming
+                and not any(parts)
+            ):
+                bodies.append((stream_id, data[at + FRAME_HEAD_BYTES : end]))
+                kept = end
             at = end
         if at < size:
             self._rest = data[at:]
@@ -139,7 +168,7 @@ class Guard:
         else:
             self._skip = at - size
             parts.append(data[kept:] if kept else data)
-        return parts[0] if len(parts) == 1 else b"".join(parts), windows
+        return Looked(bodies, parts[0] if len(parts) == 1 else b"".join(parts), windows)
 
     def reset(self, now: float) -> None:
         """The client resets a stream, or has made the server do it. Raises

@@ -51,8 +51,8 @@ class Sending:
         """Bytes of its first piece that have gone."""
 
     def frames(self, shared: bytes, own: bytes) -> bytes:
-        """A message as the frames that it is, for the socket itself; nothing if
-        it is large, or has to wait for what is before it, or for the client."""
+        """A message as the frames that it is, to go behind what is made; nothing
+        if it is large, or has to wait for others, or for the client."""
         outgoing = self._outgoing
         size = len(shared) + len(own)
         whole = size + wire.PREFIX_BYTES
@@ -60,7 +60,6 @@ class Sending:
             whole > self.window
             or whole > outgoing.window
             or whole > CHUNK_BYTES
-            or outgoing.made
             or outgoing.turns
             or outgoing.blocked
             or not self.begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,16 +44,16 @@ class Around:
 class _Pusher:
     """Gives the socket messages that need not wait."""
 
-    __slots__ = ("_frames", "_write")
+    __slots__ = ("_frames", "_made", "_write")
 
-    def __init__(self, sending: Sending, transport: asyncio.Transport) -> None:
+    def __init__(self, sending: Sending, made: Sequence[bytes], transport: asyncio.Transport) -> None:
         self._frames = sending.frames
+        self._made = made
         self._write = transport.write
 
     def push(self, shared: bytes, own: bytes) -> bool:
         """See control_plane.watch.serving.Push."""
-        frames = self._frames(shared, own)
-        if not frames:
+        if self._made or not (frames := self._frames(shared, own)):
             return False
         self._write(frames)
         return True
@@ -167,14 +167,16 @@ class EdgeProtocol(asyncio.Protocol):
     def pusher(self, stream_id: int) -> Push | None:
         """What sends messages that go at once, past all that is asked of others."""
         connection, transport = self._connection, self._transport
-        sending = connection.sending(stream_id) if connection is not None else None
-        return _Pusher(sending, transport).push if sending is not None and transport is not None else None
+        if connection is None or transport is None or (sending := connection.sending(stream_id)) is None:
+            return None
+        return _Pusher(sending, connection.outgoing.made, transport).push
 
     def taken(self, stream_id: int) -> None:
         """A message of the request is of no more concern."""
         if self._connection is not None:
             self._connection.taken(stream_id)
-            self._flush_soon()
+            if self._connection.outgoing.has_some:
+                self._flush_soon()
 
     def finish(self, stream_id: int, trailers: Headers) -> None:
         """Send the status."""

@@ -64,7 +64,12 @@ def headers_frame(stream_id: int, block: bytes) -> bytes:
     return head.to_bytes(9, "big") + block
 
 
-_HEADERS, _END_HEADERS = 0x1, 0x4
+def window_frame(stream_id: int, more: int) -> bytes:
+    """A WINDOW_UPDATE frame."""
+    return (4 << 48 | _WINDOW_UPDATE << 40 | stream_id).to_bytes(9, "big") + more.to_bytes(4, "big")
+
+
+_HEADERS, _END_HEADERS, _WINDOW_UPDATE = 0x1, 0x4, 0x8
 _SECRET = (b"authorization", b"cookie")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3_600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import grpc
 
 from control_plane.services.call import principal
+from control_plane.services.incoming import take_at_once
 from control_plane.watch import Hub
 from control_plane.watch.serving import Pieces
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
@@ -67,11 +68,21 @@ class ConfigSyncService:
         self, requests: AsyncIterator[sync_pb2.StreamConfigStatusRequest], context: Context
     ) -> sync_pb2.StreamConfigStatusResponse:
         """StreamConfigStatus of the contract."""
-        reports = 0
+        answer = sync_pb2.StreamConfigStatusResponse()
+
+        def take(request: sync_pb2.StreamConfigStatusRequest) -> bool:
+            try:
+                self._hub.report(request.report)
+            except Exception:
+                return False  # and is taken again, where an error ends the call
+            answer.reports += 1
+            return True
+
+        take_at_once(requests, take)
         async for request in requests:
             self._hub.report(request.report)
-            reports += 1
-        return sync_pb2.StreamConfigStatusResponse(reports=reports)
+            answer.reports += 1
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
