@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import cachetools
@@ -20,6 +21,7 @@ from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import revision_pb2
 
 ENCODED_BYTES_MAX = 64 * 1024 * 1024
+NONCES_KEPT = 4_096
 _LENGTH_DELIMITED = 2
 _Response = sync_pb2.WatchConfigResponse
 
@@ -69,6 +71,13 @@ def encode_offer(address: str, *, tls: bool) -> bytes:
     return _Response(edge_offer=sync_pb2.EdgeOffer(address=address, tls=tls)).SerializeToString()
 
 
+@lru_cache(NONCES_KEPT)
+def _nonce(nonce: int) -> bytes:
+    """A nonce and its length: streams of one age are at the same."""
+    digits = b"%d" % nonce
+    return bytes((len(digits),)) + digits
+
+
 class Suffix:
     """The end of each message of one stream; the first ends with `greeting`."""
 
@@ -81,8 +90,7 @@ class Suffix:
 
     def bytes(self, nonce: int) -> bytes:
         """The stream's id and the nonce."""
-        digits = b"%d" % nonce
-        end = self._head + bytes((len(digits),)) + digits
+        end = self._head + _nonce(nonce)
         return end + self._greeting if nonce == 1 else end
 
 

@@ -28,7 +28,7 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from control_plane.fleet import Fleet
@@ -223,7 +223,7 @@ class Hub:
         for stream in self._open():
             self._credentials.again(stream)
             stream.mark_all()
-            self._queue(stream)
+        self._queue(self._open())
         if not waking:
             self._wake_some()
 
@@ -341,16 +341,18 @@ class Hub:
         waking = bool(self._sleepers)
         for tenant_id in marked:
             for watched in (tenant_id, ALL_TENANTS):
-                for stream in self._watchers.get(watched, ()):
+                streams = self._watchers.get(watched, ())
+                for stream in streams:
                     stream.mark(tenant_id)
-                    self._queue(stream)
+                self._queue(streams)
         if not waking:
             self._wake_some()
 
-    def _queue(self, stream: Stream) -> None:
-        if not stream.queued:
-            stream.queued = True
-            self._sleepers.append(stream)
+    def _queue(self, streams: Iterable[Stream]) -> None:
+        for stream in streams:
+            if not stream.queued:
+                stream.queued = True
+                self._sleepers.append(stream)
 
     def _wake_some(self) -> None:
         sleepers = self._sleepers
