@@ -188,7 +188,7 @@ async def _collect_between_bursts(clock: Clock) -> None:
         gc.set_threshold(GC_YOUNG_OBJECTS_MAX, GC_YOUNG, GC_OLDER)
         await clock.sleep(GC_SECONDS)
         gc.set_threshold(GC_YOUNG_OBJECTS, GC_YOUNG, GC_OLDER)
-        _ = [[]]  # at a new object the collector looks whether it is time
+        list[object]()  # at a new object the collector looks whether it is time
 
 
 async def serve(settings: Settings) -> None:

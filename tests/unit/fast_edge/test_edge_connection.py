@@ -131,6 +131,103 @@ def test_a_window_of_all_streams_that_grows_beside_an_answer_in_http() -> None:
     assert server.calls == 1
 
 
+@settings(max_examples=80, deadline=None)
+@given(shared=st.integers(0, 50_000), own=st.sampled_from([0, 1, 5, 80, 16_384, 20_000]))
+def test_a_message_that_goes_at_once_is_whole_in_its_frames(shared: int, own: int) -> None:
+    """Whatever its two parts measure, it goes in frames that a client takes, as
+    far as both windows are open, and uses up just as much of each."""
+    pair = Pair()
+    stream = pair.call(message(b""))
+    pair.server.begin(stream)
+    pair.flow()
+    sending = pair.server.sending(stream)
+    assert sending is not None
+    parts = (bytes(index % 251 for index in range(shared)), bytes(own))
+    made = sending.frames(*parts)
+    sent = message(b"".join(parts))
+    if len(sent) > 65_535:
+        assert made == b""
+        return
+    pair.client.receive_data(b"")
+    pair.seen += pair.client.receive_data(made)
+    assert pair.body(stream) == sent
+    assert all(len(body) <= 16_384 for _, _, _, body in frames.split(made))
+    assert sending.window == pair.server.outgoing.window == 65_535 - len(sent)
+    assert not sending.frames(b"", bytes(sending.window))
+
+
+def test_nothing_goes_at_once_when_the_call_is_over() -> None:
+    """Nor before its headers, nor while the socket takes nothing."""
+    pair = Pair()
+    stream = pair.call(message(b""))
+    sending = pair.server.sending(stream)
+    assert sending is not None
+    assert sending.frames(b"a", b"b") == b""
+    pair.server.begin(stream)
+    assert sending.frames(b"a", b"b") != b""
+    pair.server.outgoing.blocked = True
+    assert sending.frames(b"a", b"b") == b""
+    pair.server.outgoing.blocked = False
+    pair.server.finish(stream, OK)
+    assert sending.frames(b"a", b"b") == b""
+    assert pair.server.sending(stream) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.tuples(st.integers(0, 20_000), st.booleans()), min_size=20, max_size=60))
+def test_a_clients_stream_never_runs_dry(sizes: list[tuple[int, bool]]) -> None:
+    """However a client cuts and pads its messages, all arrive in order, and its
+    windows are opened again for what was taken."""
+    pair = Pair()
+    stream = pair.call(end=False)
+    pair.server.streams(stream)
+    came: list[bytes] = []
+    for number, (size, padded) in enumerate(sizes):
+        body = message(number.to_bytes(2, "big") + bytes(size))
+        while body:
+            room = min(pair.client.local_flow_control_window(stream), 16_000)
+            assert room > 300, "the windows are not opened again"
+            part, body = body[: room - 300], body[room - 300 :]
+            pair.client.send_data(stream, part, pad_length=17 if padded else None)
+            for event in pair.flow():
+                assert isinstance(event, Came)
+                came.append(event.message)
+                pair.server.taken(stream)
+            pair.flow()
+    assert [int.from_bytes(each[:2], "big") for each in came] == list(range(len(sizes)))
+    pair.client.end_stream(stream)
+    assert pair.flow() == [Asked(stream)]
+
+
+def test_more_of_a_clients_stream_than_its_windows_are_open_for() -> None:
+    """A client that sends on while nothing is taken is sent away, before what is
+    kept for it is more than a window."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1), 0.0)
+    server.streams(1)
+    part = frames.frame(frames.DATA, 0, 1, message(bytes(9_995)))
+    kept = 0
+    while not server.over:
+        kept += sum(isinstance(event, Came) for event in server.receive(part, 0.0))
+        assert kept * 10_000 <= 65_535
+    *_, (kind, _, _, said) = frames.split(server.outgoing.take())
+    assert (kind, said[7]) == (frames.GOAWAY, 3)
+
+
+def test_a_clients_stream_that_says_its_length_is_held_to_it() -> None:
+    """One that ends early is no request."""
+    pair = Pair()
+    stream = pair.call(end=False, headers=(*REQUEST, ("content-length", "100")))
+    pair.server.streams(stream)
+    pair.client.send_data(stream, message(b"short"))
+    assert pair.flow() == [Came(stream, b"short")]
+    server = pair.server
+    end = frames.frame(frames.DATA, frames.END_STREAM, stream, message(b"end"))
+    told = server.receive(end, 0.0)
+    assert Asked(stream) not in told
+    assert server.calls == 0
+
+
 def test_what_waits_is_no_copy() -> None:
     """A reader that is slow holds a reference to the bytes that all share."""
     shared = b"s" * 1_000_000

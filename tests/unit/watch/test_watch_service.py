@@ -225,11 +225,18 @@ async def test_a_report_that_cannot_be_right_is_refused(server: WatchServer) -> 
         assert list(refused.fields) == ["nonce"]
         broken = report(message)
         broken.statuses[0].etag = ""
-        call = server.sync.StreamConfigStatus()
-        await call.write(sync_pb2.StreamConfigStatusRequest(report=broken))
-        refused = await refusal(call)
-        assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
-        assert list(refused.fields) == ["report.statuses[0].etag"]
+        all_run = node_service_pb2.WaitForConvergenceRequest(tenant_id="acme", revision=1)
+        all_run.timeout.FromSeconds(10)
+        for bad, path in ((broken, "report.statuses[0].etag"), (wrong, "nonce")):
+            call = server.sync.StreamConfigStatus()
+            good = report(message)
+            good.sequence = 1
+            await call.write(sync_pb2.StreamConfigStatusRequest(report=good))
+            await server.nodes.WaitForConvergence(all_run)
+            await call.write(sync_pb2.StreamConfigStatusRequest(report=bad))
+            refused = await refusal(call)
+            assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
+            assert list(refused.fields) == [path]
 
 
 async def test_reports_of_a_watcher_that_is_no_node(server: WatchServer) -> None:
