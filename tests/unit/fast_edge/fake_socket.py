@@ -9,6 +9,7 @@ from control_plane.edge.around import Proceed
 from control_plane.fast_edge.limits import Budget, Limits
 from control_plane.fast_edge.protocol import Around, EdgeProtocol
 from control_plane.services.config_sync import Method
+from control_plane.services.incoming import take_at_once
 from tests.unit.fast_edge.edge_world import connection
 
 PATH = "/test.Service/Call"
@@ -70,16 +71,29 @@ async def answer(request: bytes, context: Any) -> bytes:
 
 
 async def count(requests: Any, context: Any) -> bytes:
-    """A client's stream: how many messages, how many bytes."""
-    seen = [len(message) async for message in requests]
+    """A client's stream: how many messages, how many bytes. Those of even length
+    are taken as they come."""
+    seen: list[int] = []
+
+    def take(message: bytes) -> bool:
+        if len(message) % 2:
+            return False
+        seen.append(len(message))
+        return True
+
+    take_at_once(requests, take)
+    async for message in requests:
+        seen.append(len(message))
     return b"%d,%d" % (len(seen), sum(seen))
 
 
 async def watch(request: bytes, context: Any) -> None:
-    """A server's stream, for ever."""
+    """A server's stream, for ever. What can go at once does."""
     await context.send_initial_metadata(())
+    push = context.pusher()
     while True:
-        await context.write((request, b"!"))
+        if push is None or not push(request, b"!"):
+            await context.write((request, b"!"))
         await asyncio.sleep(0)
 
 

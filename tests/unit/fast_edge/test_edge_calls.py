@@ -4,6 +4,7 @@ a socket in memory."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hpack import Encoder
@@ -12,6 +13,7 @@ from control_plane.fast_edge import wire
 from control_plane.fast_edge.call import ANSWER_SECONDS_MAX
 from control_plane.fast_edge.limits import Limits
 from control_plane.services.config_sync import Method
+from control_plane.services.incoming import take_at_once
 from tests.unit.fast_edge import fake_socket, frames
 from tests.unit.fast_edge.edge_world import connection
 from tests.unit.fast_edge.fake_socket import FakeListener
@@ -42,6 +44,37 @@ async def test_a_call_that_ends_before_its_first_turn_is_forgotten(path: str, ra
     protocol.data_received(frames.hello() + frames.headers(1, to(path)) + raw)
     await turns()
     assert protocol.calls == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+async def test_messages_are_taken_in_order_whoever_takes_them(pieces: int) -> None:
+    """Those that are taken as they come and those that wait for the call's task
+    reach it once each and in order, however many come together."""
+    seen: list[bytes] = []
+    sizes = [2, 2, 3, 2, 5, 2, 2, 7, 2, 2]
+
+    async def keep(requests: Any, context: Any) -> bytes:
+        take_at_once(requests, lambda message: len(message) == 2 and not seen.append(message))
+        async for each in requests:
+            await asyncio.sleep(0)
+            seen.append(each)
+        return b"%d" % len(seen)
+
+    listener = FakeListener(Limits())
+    listener.methods["/test.Service/Keep"] = (Method(keep, bytes, bytes, streams_in=True), keep)
+    protocol, socket = listener.connect()
+    protocol.data_received(frames.hello() + frames.headers(1, to("/test.Service/Keep")))
+    await turns()
+    sent = [bytes((number,)) * size for number, size in enumerate(sizes)]
+    parts = [frames.frame(frames.DATA, 0, 1, message(body)) for body in sent]
+    for start in range(0, len(parts), pieces):
+        protocol.data_received(b"".join(parts[start : start + pieces]))
+        if start % 2:
+            await turns()
+    protocol.data_received(frames.frame(frames.DATA, frames.END_STREAM, 1))
+    await turns()
+    assert seen == sent
+    assert frames.status_of(bytes(socket.written))["grpc-status"] == "0"
 
 
 class EagerLoop(asyncio.SelectorEventLoop):
