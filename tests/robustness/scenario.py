@@ -34,6 +34,7 @@ from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
 TAP_SECONDS = 0.1
 SETTLE_SECONDS_MAX = 60.0
 SETTLE_POLL_SECONDS = 0.5
+TRIM_SECONDS_MAX = 60.0
 CONVERGE_SECONDS_MAX = 20
 SETTINGS: dict[str, object] = {
     "drain_seconds": 1,
@@ -150,6 +151,15 @@ class Scenario:
             since = self.site.started
             while any(final.in_step < since for final in await self.crowds[name].finals()):  # noqa: ASYNC110
                 await asyncio.sleep(SETTLE_POLL_SECONDS)
+
+    async def history_trimmed(self) -> None:
+        """Wait until no tenant's log goes back to what is its newest revision
+        now. Raises TimeoutError."""
+        await self.read_log()
+        before = self.tap.heads()
+        async with asyncio.timeout(TRIM_SECONDS_MAX):
+            while any(self.tap.floors().get(tenant, 0) <= head for tenant, head in before.items()):  # noqa: ASYNC110
+                await asyncio.sleep(TAP_SECONDS)
 
     async def settle(self) -> list[Final]:
         """Wait until all clients have the newest state, or for too long;
