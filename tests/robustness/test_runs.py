@@ -95,7 +95,7 @@ async def test_the_disk_and_the_clock_fail(tmp_path: Path, transport: str) -> No
 async def test_history_is_trimmed_and_a_backup_is_restored(tmp_path: Path, transport: str) -> None:
     """Clients that were away for too long, and clients of another epoch, take everything anew; all
     of it in many small parts."""
-    options = Options(14, transport=transport, snapshot_commits=10, history_entries_max=10, part_bytes=500)
+    options = Options(14, transport=transport, snapshot_commits=10, history_entries_max=20, part_bytes=500)
     several = [actions.away, actions.restore, actions.reset, actions.kill]
     _, history = await _held(tmp_path, options, lambda run: _do(run, *several))
     counts = _transfers(history)
