@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CONTRACT := .build/contract.binpb
+# Tests that build programs, measure calls or time real nodes; most others wait
+# a good deal, and run two at a time.
+ALONE := tests/edge_clients tests/e2e tests/voice
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test lint generate bench soak e2e vendors robustness clean
@@ -33,7 +36,8 @@ demo: $(VENV)/.run ## Play the tour and exit; non-zero if a step did not happen
 	@$(BIN)/voxplane dev --tour --exit
 
 test: $(VENV)/.dev ## Run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
 
 e2e: $(VENV)/.dev ## Run the tests that start real processes, and voice calls (needs livekit-server)
 	@$(BIN)/python -m pytest tests/e2e tests/voice

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 
@@ -21,3 +24,13 @@ def long_only(long_mode: bool) -> None:
     """Skips a test that takes minutes. Name it before fixtures that cost."""
     if not long_mode:
         pytest.skip("with --long")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that is run in this process does not leave its handler to the tests after it."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -18,7 +18,6 @@ DOWN_SECONDS_MAX = 1.0
 STOPPED_SECONDS_MAX = 4.0
 PROXY_SECONDS_MAX = 4.5
 BLACKHOLE_SECONDS = 60.0
-AWAY_SECONDS = 4.0
 DISK_SECONDS_MAX = 2.0
 
 
@@ -104,13 +103,13 @@ async def cut(run: Scenario) -> None:
 
 
 async def away(run: Scenario) -> None:
-    """The watchers behind the proxy are cut off for so long that a history
-    that is kept short has been trimmed when they come back."""
+    """The watchers behind the proxy are cut off until the history that they
+    would resume from, which is kept short, is trimmed."""
     assert run.proxy is not None
     async with run.fault("away while history is trimmed", "proxy"):
         await run.proxy.refuse()
         await run.proxy.cut()
-        await asyncio.sleep(AWAY_SECONDS)
+        await run.history_trimmed()
         await run.proxy.listen()
 
 

@@ -194,7 +194,7 @@ def _check_repeats(arrival: Arrival, findings: Findings) -> None:
     if arrival.start.intent == "DELTA":
         for bundle in whole.bundles:
             findings.require(
-                have.etags.get(bundle.name) != bundle.etag,
+                have.counted.get(bundle.name) != bundle.etag,
                 Property.UNIQUE,
                 f"{bundle.name} at {bundle.etag} was there already",
                 *arrival.messages,

@@ -34,7 +34,10 @@ from voxplane.v1 import node_service_pb2_grpc as nodes_grpc
 TAP_SECONDS = 0.1
 SETTLE_SECONDS_MAX = 60.0
 SETTLE_POLL_SECONDS = 0.5
+TRIM_SECONDS_MAX = 60.0
 CONVERGE_SECONDS_MAX = 20
+CONVERGE_POLL_SECONDS = 1
+PICKY = "picky"
 SETTINGS: dict[str, object] = {
     "drain_seconds": 1,
     "watch_heartbeat_seconds": 0.5,
@@ -62,7 +65,7 @@ def far_watchers(tenants: Sequence[str]) -> list[Spec]:
     """Watchers behind the proxy."""
     return [
         Spec("far-all", "-", reports="stream"),
-        Spec("picky", tenants[-1], reports="stream", picky=True),
+        Spec(PICKY, tenants[-1], reports="stream", picky=True),
         Spec("far-one", tenants[0], reports="unary"),
         Spec("far-named", tenants[-1], ["a0", "a2"]),
         Spec("far-labelled", tenants[0], labels={"tier": "tin"}, reports="stream"),
@@ -151,6 +154,15 @@ class Scenario:
             while any(final.in_step < since for final in await self.crowds[name].finals()):  # noqa: ASYNC110
                 await asyncio.sleep(SETTLE_POLL_SECONDS)
 
+    async def history_trimmed(self) -> None:
+        """Wait until no tenant's log goes back to what is its newest revision
+        now. Raises TimeoutError."""
+        await self.read_log()
+        before = self.tap.heads()
+        async with asyncio.timeout(TRIM_SECONDS_MAX):
+            while any(self.tap.floors().get(tenant, 0) <= head for tenant, head in before.items()):  # noqa: ASYNC110
+                await asyncio.sleep(TAP_SECONDS)
+
     async def settle(self) -> list[Final]:
         """Wait until all clients have the newest state, or for too long;
         returns what they have."""
@@ -167,7 +179,6 @@ class Scenario:
     async def ask_the_server(self) -> list[Record]:
         """What the server says of itself at the end."""
         records: list[Record] = []
-        picky, longest = {"picky"}, self.options.settle_seconds_max
         async with connect(self.site.address) as channel, connect(self.site.watch_address) as watched:
             for tenant in self.options.tenants:
                 answer = await sync_grpc.ConfigSyncServiceStub(watched).FetchConfig(
@@ -183,18 +194,25 @@ class Scenario:
                         {bundle.name: bundle.etag for bundle in transfer.bundles},
                     )
                 )
-                request = nodes_pb2.WaitForConvergenceRequest(tenant_id=tenant)
-                request.timeout.FromNanoseconds(int(1e9 * min(CONVERGE_SECONDS_MAX, longest)))
-                waited = await nodes_grpc.NodeServiceStub(channel).WaitForConvergence(
-                    request, timeout=2 * CONVERGE_SECONDS_MAX
-                )
-                lagging = [
-                    node.node_id
-                    for node in waited.nodes
-                    if node.state != node_pb2.CONVERGENCE_STATE_CONVERGED and node.node_id not in picky
-                ]
+                lagging = await self._lagging(nodes_grpc.NodeServiceStub(channel), tenant)
                 records.append(Converged(self.recorder.now(), tenant, not lagging, lagging))
         return records
+
+    async def _lagging(self, nodes: nodes_grpc.NodeServiceAsyncStub, tenant: str) -> list[str]:
+        """The nodes that do not come to run the newest revision in time. One
+        that is picky may never, and is not waited for."""
+        deadline = time.monotonic() + min(CONVERGE_SECONDS_MAX, self.options.settle_seconds_max)
+        request = nodes_pb2.WaitForConvergenceRequest(tenant_id=tenant)
+        request.timeout.FromSeconds(CONVERGE_POLL_SECONDS)
+        while True:
+            waited = await nodes.WaitForConvergence(request, timeout=2 * CONVERGE_SECONDS_MAX)
+            lagging = [
+                node.node_id
+                for node in waited.nodes
+                if node.state != node_pb2.CONVERGENCE_STATE_CONVERGED and node.node_id != PICKY
+            ]
+            if not lagging or time.monotonic() > deadline:
+                return lagging
 
 
 @asynccontextmanager

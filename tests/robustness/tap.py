@@ -98,6 +98,14 @@ class Tap:
             seen.times[own] = now
             self.read_entries += 1
 
+    def heads(self) -> dict[str, int]:
+        """The newest revision of each tenant in the present epoch, as it was read."""
+        return {tenant: seen.revision for (epoch, tenant), seen in self._seen.items() if epoch == self.epoch}
+
+    def floors(self) -> dict[str, int]:
+        """Up to where each tenant's log is trimmed in the present epoch."""
+        return {tenant: seen.floor for (epoch, tenant), seen in self._seen.items() if epoch == self.epoch}
+
     def records(self) -> list[Record]:
         """The logs of all epochs, so far. Raises LostEntries, BrokenChain."""
         found: list[Record] = [*self._marks, *self._rewritten]

@@ -78,7 +78,7 @@ async def test_the_network_and_the_clients_fail(tmp_path: Path, transport: str) 
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-async def test_the_disk_and_the_clock_fail(tmp_path: Path, any_transport: str) -> None:
+async def test_the_disk_and_the_clock_fail(tmp_path: Path, transport: str) -> None:
     """A full disk, I/O errors and a clock that jumps cost no acknowledged write."""
     several = [
         actions.disk_full,
@@ -89,15 +89,13 @@ async def test_the_disk_and_the_clock_fail(tmp_path: Path, any_transport: str) -
         actions.clock_step,
         actions.terminate,
     ]
-    await _held(tmp_path, Options(13, transport=any_transport, shims=True), lambda run: _do(run, *several))
+    await _held(tmp_path, Options(13, transport=transport, shims=True), lambda run: _do(run, *several))
 
 
-async def test_history_is_trimmed_and_a_backup_is_restored(tmp_path: Path, any_transport: str) -> None:
+async def test_history_is_trimmed_and_a_backup_is_restored(tmp_path: Path, transport: str) -> None:
     """Clients that were away for too long, and clients of another epoch, take everything anew; all
     of it in many small parts."""
-    options = Options(
-        14, transport=any_transport, snapshot_commits=10, history_entries_max=10, part_bytes=500
-    )
+    options = Options(14, transport=transport, snapshot_commits=10, history_entries_max=20, part_bytes=500)
     several = [actions.away, actions.restore, actions.reset, actions.kill]
     _, history = await _held(tmp_path, options, lambda run: _do(run, *several))
     counts = _transfers(history)
@@ -115,9 +113,9 @@ async def test_many_clients_come_back_together(tmp_path: Path, transport: str) -
     await _held(tmp_path, options, kill_under_a_crowd)
 
 
-async def test_a_server_that_makes_mistakes_is_found_out(tmp_path: Path, any_transport: str) -> None:
+async def test_a_server_that_makes_mistakes_is_found_out(tmp_path: Path, transport: str) -> None:
     """Of a real server that now and then loses a commit, a message or the newest state, each is found."""
-    options = Options(16, transport=any_transport, mistakes=True, settle_seconds_max=1.0)
+    options = Options(16, transport=transport, mistakes=True, settle_seconds_max=1.0)
     async with scenario(tmp_path, options) as run:
         for _ in range(MISTAKEN_SECONDS_MAX):
             await run.pause(1.0, 1.0)

@@ -40,7 +40,7 @@ REPORT_SECONDS_MAX = 2.0
 REPORT_AGAIN_SECONDS = 0.2
 CONTENTS_MAX = 150
 FRESH_SHARE = 0.08
-"""How often a watcher comes back with nothing, as another one."""
+"""How often a watcher that was in step comes back with nothing, as another one."""
 REPORT_LOST_SHARE = 0.05
 """How often a report is counted and not sent."""
 LAZY_SHARE = 0.03
@@ -182,7 +182,7 @@ class Watcher:
     async def run(self) -> None:
         """Watch, again and again."""
         while True:
-            if self._random.random() < FRESH_SHARE:
+            if not self._failures and self._random.random() < FRESH_SHARE:
                 self._lives += 1
                 self._holding = Holding()
             wait = await self._stream()
