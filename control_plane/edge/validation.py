@@ -69,7 +69,7 @@ class _Checked:
         return request
 
     def take_at_once(self, take: Take) -> None:
-        """See control_plane.edge.around.Take."""
+        """See control_plane.services.incoming.Take."""
 
         def take_valid(request: Message) -> bool:
             request.DiscardUnknownFields()
