@@ -123,10 +123,7 @@ class TenantRecord:
         fewer."""
         if self.level_nonce <= acked_nonce or len(self.unacked) >= UNACKED_MAX:
             self.settle(acked_nonce)
-        if self.unacked:
-            self._wait_for(nonce, level.revision)
-        else:
-            self.unacked = [(nonce, level.revision)]
+        self._wait_for(nonce, level.revision)
         self.level, self._behind, self.level_nonce = level, None, nonce
 
     def report(self, status: sync_pb2.BundleStatus, word: Word, order: int) -> bool:

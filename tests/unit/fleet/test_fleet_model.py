@@ -168,7 +168,11 @@ class FleetModel(RuleBasedStateMachine):
             unsent = frozenset(name for name, etag in _etags(state).items() if had.get(name) == etag)
         removed = [name for name in (old or stream.declared or state).bundles if name not in state.bundles]
         stream.states[nonce] = state
-        self.fleet.sent(stream.stream_id, ACME, Level(state, unsent), removed, nonce)
+        level = Level(state, unsent)
+        node = self.fleet.record(stream.stream_id)
+        plain = node is not None and old is not None and old.epoch == state.epoch and not removed
+        if not (plain and node is not None and node.follow(ACME, level, nonce)):
+            self.fleet.sent(stream.stream_id, ACME, level, removed, nonce)
         if self._current(stream):
             if nonce == 1:
                 known.acked_state = stream.declared
