@@ -19,7 +19,7 @@ from control_plane.edge import interceptors, layers
 from control_plane.edge.health import Health, add_reflection
 from control_plane.edge.listen import ListenError, listen, make_server
 from control_plane.edge.logs import configure
-from control_plane.edge.tls import TlsError, grpc_credentials, ssl_context
+from control_plane.edge.tls import grpc_credentials, ssl_context
 from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fleet import Fleet
 from control_plane.services.agents import AgentService
@@ -35,6 +35,7 @@ from control_plane.store.sqlite import SqliteStore
 from control_plane.watch import Hub
 from control_plane.watch.encoder import encode_offer
 from voxplane.clock import Clock, SystemClock
+from voxplane.tls import TlsError
 from voxplane.v1 import (
     agent_service_pb2,
     config_sync_service_pb2,

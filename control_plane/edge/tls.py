@@ -8,13 +8,10 @@ from pathlib import Path
 
 import grpc
 
-ALPN_PROTOCOLS = ["h2"]
+from voxplane.tls import ALPN_PROTOCOLS, TlsError, load_authorities, load_pair, why
+
 CIPHERS_OF_TLS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """HTTP/2 forbids the others."""
-
-
-class TlsError(Exception):
-    """A certificate or key cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +31,10 @@ def ssl_context(files: TlsFiles) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS_OF_TLS_1_2)
     context.set_alpn_protocols(ALPN_PROTOCOLS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(files.cert, files.key, password=_no_password)
-        if files.client_ca is not None:
-            context.load_verify_locations(files.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (ssl.SSLError, OSError, ValueError) as error:
-        raise TlsError(f"{_names(files)}: {_why(error)}") from error
+    load_pair(context, files.cert, files.key)
+    if files.client_ca is not None:
+        load_authorities(context, files.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
@@ -51,17 +45,5 @@ def grpc_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         pair = (files.key.read_bytes(), files.cert.read_bytes())
         roots = files.client_ca.read_bytes() if files.client_ca else None
     except OSError as error:
-        raise TlsError(f"{_names(files)}: {_why(error)}") from error
+        raise TlsError(f"{error.filename}: {why(error)}") from error
     return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted, and there is nobody to ask for its password")
-
-
-def _names(files: TlsFiles) -> str:
-    return ", ".join(str(path) for path in (files.cert, files.key, files.client_ca) if path)
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from voxplane.cli.chat import relay_socket
 from voxplane.cli.children import Child, start_child
-from voxplane.cli.connect import DEFAULT_DATA_DIR, DEFAULT_SERVER, Client, open_channel, run
+from voxplane.cli.connect import DEFAULT_ADDRESS, DEFAULT_DATA_DIR, Client, Server, open_channel, run
 from voxplane.cli.demo_tenant import load_demo
 from voxplane.cli.failures import CommandError
 from voxplane.cli.livekit_server import NoLiveKit, answers, free_port, start_livekit
@@ -84,7 +84,9 @@ def command(
     Example: voxplane dev --tour
     """
     with _folder(data_dir, fresh=leave) as folder:
-        address = _free_address("127.0.0.1:0") if leave and not grpc_listen else grpc_listen or DEFAULT_SERVER
+        address = (
+            _free_address("127.0.0.1:0") if leave and not grpc_listen else grpc_listen or DEFAULT_ADDRESS
+        )
         run(_dev(Plan(_free_address(address), folder, tour or leave, leave)))
 
 
@@ -270,7 +272,7 @@ async def _in_time(work: Coroutine[None, None, None], child: Child) -> None:
 
 async def _served(address: str) -> None:
     """Until the control plane says that it is healthy."""
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_HEALTH_CHECK)
         while True:
             try:
@@ -284,7 +286,7 @@ async def _served(address: str) -> None:
 
 async def _connected(address: str) -> None:
     """Until the control plane sees the node."""
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         client = Client(channel)
         while True:
             answer = await client.nodes.ListNodes(nodes_pb2.ListNodesRequest())
@@ -294,14 +296,14 @@ async def _connected(address: str) -> None:
 
 
 async def _load(address: str) -> None:
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         await load_demo(Client(channel), TENANT)
 
 
 def _print_next(plan: Plan, console: Console) -> None:
     """Where everything is, and what to type next."""
     program = _program()
-    server = "" if plan.address == DEFAULT_SERVER else f" --server {plan.address}"
+    server = "" if plan.address == DEFAULT_ADDRESS else f" --server {plan.address}"
     folder = "" if plan.data_dir == DEFAULT_DATA_DIR else f" --data-dir {plan.data_dir}"
     table = Table.grid(padding=(0, 2))
     table.add_row("control plane", plan.address)

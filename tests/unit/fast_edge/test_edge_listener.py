@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from google.protobuf import empty_pb2
 from control_plane.edge.tls import TlsFiles, ssl_context
 from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fast_edge.connection import Connection
-from control_plane.server import ControlPlane, build
-from control_plane.settings import Settings
-from control_plane.store.memory import MemoryStore
-from tests.certificates import Authority, Identity
+from tests.certificates import Authority
 from tests.unit.fast_edge import frames
+from tests.unit.server.secure_server import credentials, secure_server
 from tests.unit.watch.tenant_log import config
 from tests.unit.watch.watch_server import EDGE, WatchServer, watch_server
 from voxplane.clock import SystemClock
@@ -198,63 +195,31 @@ async def test_nodes_are_offered_the_edge(tmp_path: Path) -> None:
         assert [message.HasField("edge_offer") for message in seen] == [True, False, False]
 
 
-@asynccontextmanager
-async def secure_server(identity: Identity, client_ca: Path | None = None) -> AsyncIterator[ControlPlane]:
-    """A control plane whose listeners speak TLS."""
-    settings = Settings(
-        grpc_listen="127.0.0.1:0",
-        edge_listen="127.0.0.1:0",
-        drain_seconds=0,
-        tls_cert=identity.cert,
-        tls_key=identity.key,
-        tls_client_ca=client_ca,
-    )
-    control_plane = build(settings, MemoryStore(), SystemClock())
-    address = await control_plane.start()
-    control_plane.grpc_address = address  # type: ignore[attr-defined]
-    try:
-        yield control_plane
-    finally:
-        await control_plane.stop()
-
-
-def credentials(authority: Authority, client: Identity | None = None) -> grpc.ChannelCredentials:
-    """What a client shows and trusts."""
-    return grpc.ssl_channel_credentials(
-        authority.ca.read_bytes(),
-        client.key.read_bytes() if client else None,
-        client.cert.read_bytes() if client else None,
-    )
-
-
 async def test_both_listeners_speak_tls(tmp_path: Path) -> None:
     """One certificate serves both; the offer says so."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        address, edge = control_plane.grpc_address, control_plane.edge_address  # type: ignore[attr-defined]
-        async with (
-            grpc.aio.secure_channel(address, credentials(authority)) as channel,
-            grpc.aio.secure_channel(edge, credentials(authority)) as fast,
-        ):
-            create = agents_pb2.CreateAgentRequest(
-                tenant_id="acme", agent_id="sales", config=config("x" * 9_000)
-            )
-            create.config.llm_config.provider = "offline"
-            await agents_grpc.AgentServiceStub(channel).CreateAgent(create)
-            node = sync_pb2.WatchConfigRequest(tenant_id="acme", node=sync_pb2.NodeInfo(node_id="n1"))
-            first = await sync_grpc.ConfigSyncServiceStub(channel).WatchConfig(node).read()
-            assert isinstance(first, sync_pb2.WatchConfigResponse)
-            assert first.edge_offer == sync_pb2.EdgeOffer(address=f":{edge.rpartition(':')[2]}", tls=True)
-            second = await sync_grpc.ConfigSyncServiceStub(fast).WatchConfig(WATCH).read()
-            assert isinstance(second, sync_pb2.WatchConfigResponse)
-            assert second.transfer.bundles == first.transfer.bundles
+    async with (
+        secure_server(authority.identity("server")) as server,
+        grpc.aio.secure_channel(server.grpc, credentials(authority)) as channel,
+        grpc.aio.secure_channel(server.edge, credentials(authority)) as fast,
+    ):
+        create = agents_pb2.CreateAgentRequest(tenant_id="acme", agent_id="sales", config=config("x" * 9_000))
+        create.config.llm_config.provider = "offline"
+        await agents_grpc.AgentServiceStub(channel).CreateAgent(create)
+        node = sync_pb2.WatchConfigRequest(tenant_id="acme", node=sync_pb2.NodeInfo(node_id="n1"))
+        first = await sync_grpc.ConfigSyncServiceStub(channel).WatchConfig(node).read()
+        assert isinstance(first, sync_pb2.WatchConfigResponse)
+        assert first.edge_offer == sync_pb2.EdgeOffer(address=f":{server.edge.rpartition(':')[2]}", tls=True)
+        second = await sync_grpc.ConfigSyncServiceStub(fast).WatchConfig(WATCH).read()
+        assert isinstance(second, sync_pb2.WatchConfigResponse)
+        assert second.transfer.bundles == first.transfer.bundles
 
 
 async def test_a_certificate_of_the_client_is_asked_for(tmp_path: Path) -> None:
     """With an authority of clients, nobody else is let in, by either listener."""
     ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
-    async with secure_server(ours.identity("server"), ours.ca) as control_plane:
-        for address in (control_plane.grpc_address, control_plane.edge_address):  # type: ignore[attr-defined]
+    async with secure_server(ours.identity("server"), ours.ca) as server:
+        for address in (server.grpc, server.edge):
             for client, let_in in (
                 (None, False),
                 (others.identity("c1"), False),
@@ -278,8 +243,8 @@ async def test_tls_without_http_2_is_refused(
 ) -> None:
     """A client has to say by ALPN that it speaks HTTP/2, over TLS 1.2 or newer."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        host, _, port = control_plane.edge_address.rpartition(":")
+    async with secure_server(authority.identity("server")) as server:
+        host, _, port = server.edge.rpartition(":")
         context = ssl.create_default_context(cafile=str(authority.ca))
         if alpn:
             context.set_alpn_protocols(alpn)
@@ -298,12 +263,12 @@ async def test_tls_without_http_2_is_refused(
 async def test_plain_text_on_a_tls_port_is_refused(tmp_path: Path) -> None:
     """Who does not speak TLS gets nothing of the server."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        host, _, port = control_plane.edge_address.rpartition(":")
+    async with secure_server(authority.identity("server")) as server:
+        host, _, port = server.edge.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(frames.hello() + frames.headers(1, end=True))
         assert frames.PREFACE not in await reader.read()
-        assert control_plane.counts()["edge_connections"] == 0
+        assert server.control_plane.counts()["edge_connections"] == 0
         writer.close()
 
 
