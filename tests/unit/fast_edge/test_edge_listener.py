@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2
 
-from control_plane.edge.tls import TlsFiles, ssl_context
+from control_plane.edge.tls import Certificate, TlsFiles
 from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fast_edge.connection import Connection
 from tests.certificates import Authority
@@ -293,7 +293,7 @@ async def test_a_connection_that_fails_leaves_the_others_their_time(
 async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
     """Nobody counts a connection before its handshake, so it has little time."""
     identity = Authority(tmp_path).identity("server")
-    context = ssl_context(TlsFiles(identity.cert, identity.key))
+    context = Certificate(TlsFiles(identity.cert, identity.key)).context
     edge = FastEdge("a.Service", {}, [], SystemClock(), limits=Limits(handshake_seconds=0.05), tls=context)
     host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -308,7 +308,7 @@ async def test_a_handshake_that_ends_after_the_server_is_refused(tmp_path: Path)
     served by nobody."""
     authority = Authority(tmp_path)
     identity = authority.identity("server")
-    made = ssl_context(TlsFiles(identity.cert, identity.key))
+    made = Certificate(TlsFiles(identity.cert, identity.key)).context
     edge = FastEdge("a.Service", {}, [], SystemClock(), tls=made)
     host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

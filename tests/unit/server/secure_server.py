@@ -13,7 +13,8 @@ from control_plane.server import ControlPlane, build
 from control_plane.settings import Settings
 from control_plane.store.memory import MemoryStore
 from tests.certificates import Authority, Identity
-from voxplane.clock import Clock, SystemClock
+from tests.virtual_clock import VirtualClock
+from voxplane.clock import SystemClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class SecureServer:
 
 @asynccontextmanager
 async def secure_server(
-    identity: Identity | None, client_ca: Path | None = None, clock: Clock | None = None
+    identity: Identity | None, client_ca: Path | None = None, clock: VirtualClock | None = None
 ) -> AsyncIterator[SecureServer]:
     """Serve for as long as the block runs; in plain without an identity."""
     settings = Settings(
@@ -43,7 +44,8 @@ async def secure_server(
     try:
         yield SecureServer(control_plane, address, control_plane.edge_address)
     finally:
-        await control_plane.stop()
+        stopping = control_plane.stop()
+        await (clock.finish(stopping) if clock else stopping)
 
 
 def credentials(authority: Authority, client: Identity | None = None) -> grpc.ChannelCredentials:
