@@ -178,6 +178,44 @@ async def test_the_end_of_the_server_is_told(tmp_path: Path) -> None:
             await raw_client(server.sync_address)
 
 
+async def test_a_request_that_crosses_the_goodbye_is_answered(server: WatchServer) -> None:
+    """A server that stops waits for what a client has sent before it knew, and
+    not for a client that never answers."""
+    await server.create("sales")
+    reader, writer = await raw_client(server.sync_address)
+    _, silent = await raw_client(server.sync_address)
+    for each in (writer, silent):
+        each.write(frames.hello())
+    await until(lambda: server.control_plane.counts()["edge_connections"] == 2)
+    stopping = asyncio.create_task(server.control_plane.stop_edge())
+    said = b""
+    while frames.PING not in kinds(said):
+        said += await reader.read(65_536)
+    [ping] = [payload for kind, _, _, payload in frames.split(said) if kind == frames.PING]
+    path = {":path": "/voxplane.v1.ConfigSyncService/FetchConfig"}
+    writer.write(frames.headers(1, tuple((dict(frames.REQUEST) | path).items())))
+    fetch = sync_pb2.FetchConfigRequest(tenant_id="acme").SerializeToString()
+    writer.write(frames.frame(frames.DATA, frames.END_STREAM, 1, frames.message(fetch)))
+    writer.write(frames.frame(frames.PING, frames.ACK, 0, ping))
+    said = b""
+    while not any(
+        flags & frames.END_STREAM for kind, flags, *_ in frames.split(said) if kind == frames.HEADERS
+    ):
+        said += await reader.read(65_536)
+    assert frames.status_of(said)["grpc-status"] == "0"
+    assert not stopping.done()
+    while not stopping.done():
+        await server.clock.advance(0.5)
+    assert kinds(await reader.read())[-1] == frames.GOAWAY
+    for each in (writer, silent):
+        each.close()
+
+
+def kinds(said: bytes) -> list[int]:
+    """Of the frames that have come."""
+    return [kind for kind, *_ in frames.split(said)]
+
+
 async def test_nodes_are_offered_the_edge(tmp_path: Path) -> None:
     """The first message for a node on gRPC says where the edge is; nobody else
     is told, and the edge itself says nothing."""
