@@ -50,6 +50,7 @@ from voxplane.names import ALL_TENANTS, TenantId, agent_name
 from voxplane.node.v1 import relay_service_pb2 as relay_pb2
 from voxplane.node.v1 import relay_service_pb2_grpc as relay_grpc
 from voxplane.node.v1.relay_service_pb2 import CallerContext
+from voxplane.tls import TlsError
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 from voxplane.v1 import session_service_pb2_grpc as session_grpc
@@ -313,8 +314,8 @@ def _open_cache(folder: Path) -> DiskCache:
 def _connect(settings: NodeSettings, address: str) -> grpc.aio.Channel:
     try:
         return connect(address, tls=settings.tls)
-    except OSError as error:
-        raise ConfigurationError(f"tls: a file cannot be read: {error}") from error
+    except TlsError as error:
+        raise ConfigurationError(f"tls: {error}") from error
 
 
 def _text_pool(settings: NodeSettings, clock: Clock, jitter: Callable[[], float]) -> TextPool:

@@ -67,7 +67,7 @@ class NodeSettings(BaseSettings):
     @property
     def tls(self) -> ClientTls | None:
         """How the control plane is reached; None if without TLS."""
-        return ClientTls(self.tls_ca, self.tls_cert, self.tls_key) if self.tls_ca else None
+        return ClientTls.of(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
     def folder(self) -> Path:
@@ -134,10 +134,7 @@ class NodeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _has_whole_identity(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key are given together")
-        if self.tls_cert is not None and self.tls_ca is None:
-            raise ValueError("tls_cert needs tls_ca, the authority of the control plane")
+        ClientTls.of(self.tls_ca, self.tls_cert, self.tls_key)
         return self
 
     @model_validator(mode="after")

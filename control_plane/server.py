@@ -19,7 +19,7 @@ from control_plane.edge import interceptors, layers
 from control_plane.edge.health import Health, add_reflection
 from control_plane.edge.listen import ListenError, listen, make_server
 from control_plane.edge.logs import configure
-from control_plane.edge.tls import TlsError, grpc_credentials, ssl_context
+from control_plane.edge.tls import Certificate
 from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fleet import Fleet
 from control_plane.services.agents import AgentService
@@ -35,6 +35,7 @@ from control_plane.store.sqlite import SqliteStore
 from control_plane.watch import Hub
 from control_plane.watch.encoder import encode_offer
 from voxplane.clock import Clock, SystemClock
+from voxplane.tls import TlsError
 from voxplane.v1 import (
     agent_service_pb2,
     config_sync_service_pb2,
@@ -77,6 +78,8 @@ class ControlPlane:
         add_to_server(ConfigSyncService(self.hub, self._greeting), self._server)
         add_NodeServiceServicer_to_server(NodeService(self.fleet, self.tenants, clock), self._server)
         add_SessionServiceServicer_to_server(SessionService(self.sessions, self.tenants), self._server)
+        self._certificate: Certificate | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._edge: FastEdge | None = None
         self._offer = b""
         self._health = Health(self._server, _SERVICES)
@@ -89,9 +92,12 @@ class ControlPlane:
 
     async def start(self) -> str:
         """Serve, and return gRPC's address. Raises ListenError, TlsError."""
-        tls = self._settings.tls
         await self._health.not_ready()
-        credentials = grpc_credentials(tls) if tls else None
+        credentials = None
+        if self._settings.tls is not None:
+            self._certificate = Certificate(self._settings.tls)
+            credentials = self._certificate.credentials()
+            self._renewing = asyncio.create_task(self._certificate.renew(self._clock))
         address = listen(self._server, self._settings.grpc_listen, credentials)
         await self.start_edge()
         await self._server.start()
@@ -100,8 +106,7 @@ class ControlPlane:
         return address
 
     async def start_edge(self) -> None:
-        """Serve the fast edge, and offer it to nodes. Raises ListenError,
-        TlsError."""
+        """Serve the fast edge, and offer it to nodes. Raises ListenError."""
         settings = self._settings
         if not settings.edge:
             return
@@ -111,7 +116,7 @@ class ControlPlane:
             layers(),
             self._clock,
             limits=Limits(connections_max=settings.edge_connections_max),
-            tls=ssl_context(settings.tls) if settings.tls else None,
+            tls=self._certificate.context if self._certificate else None,
         )
         try:
             await edge.start(settings.edge)
@@ -143,6 +148,8 @@ class ControlPlane:
             "streams": self.hub.streams,
             "edge_connections": self._edge.connections if self._edge else 0,
             "edge_refused": self._edge.refused if self._edge else 0,
+            "certificates_taken": self._certificate.taken if self._certificate else 0,
+            "certificates_refused": self._certificate.refused if self._certificate else 0,
             "stalled_streams": self.hub.stalled,
             "session_streams": self.sessions.links.count,
             "session_watchers": self.sessions.watchers.count,
@@ -153,6 +160,8 @@ class ControlPlane:
     async def stop(self) -> None:
         """Drain the streams, take no new call, give the calls that run
         `drain_seconds`, and close the store."""
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self._health.leaving()
         await self.hub.drain(self._settings.drain_seconds)
         await self.hub.close()

@@ -32,9 +32,10 @@ from agent_node.upstream.refusal import ended_by
 from agent_node.upstream.reports import Reporter
 from agent_node.upstream.snapshot import Snapshot
 from agent_node.upstream.writer import CacheWriter
+from voxplane.channel import RenewedChannel
 from voxplane.clock import Clock
 from voxplane.names import TenantId
-from voxplane.tls import ClientTls
+from voxplane.tls import ClientTls, TlsError
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
@@ -69,8 +70,9 @@ def connect(
     tls: ClientTls | None = None,
 ) -> grpc.aio.Channel:
     """A channel to the control plane. The waits between streams are the
-    protocol's, so the channel's own are short. Raises OSError if a file of
-    `tls` cannot be read."""
+    protocol's, so the channel's own are short; the files of `tls` are looked at for each
+    stream. Raises TlsError if a file of
+    `tls` cannot be used."""
     options = [
         ("grpc.enable_http_proxy", 0),
         ("grpc.keepalive_time_ms", keepalive_ms),
@@ -86,7 +88,9 @@ def connect(
         ("grpc.max_reconnect_backoff_ms", CONNECT_BACK_OFF_MS_MAX),
     ]
     if tls is not None:
-        return grpc.aio.secure_channel(server, tls.credentials(), options)
+        return RenewedChannel(
+            tls, lambda credentials: grpc.aio.secure_channel(server, credentials, options), _log_renewal
+        )
     return grpc.aio.insecure_channel(server, options)
 
 
@@ -249,6 +253,13 @@ class Upstream:
                 self._reporter.delivered(nonce, tenant_id, serial)
             case _:
                 pass
+
+
+def _log_renewal(error: TlsError | None) -> None:
+    if error is None:
+        _log.info("new TLS files taken")
+    else:
+        _log.error("new TLS files cannot be used; the old ones stay", reason=str(error))
 
 
 def _log_transfer(apply: Apply) -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from agent_node.upstream.routes import NEVER, Edge, Routes
 from voxplane.clock import Clock
+from voxplane.tls import TlsError
 from voxplane.v1 import config_sync_service_pb2 as sync_pb2
 from voxplane.v1 import config_sync_service_pb2_grpc as sync_grpc
 
@@ -44,7 +45,7 @@ class EdgeWay:
             return None
         try:
             channel = await self._channel_to(edge)
-        except OSError as error:
+        except TlsError as error:
             _log.error("no channel to the edge", address=edge.address, reason=str(error))
             self._taken = False
             self.routes.unreached()
@@ -100,7 +101,7 @@ class EdgeWay:
     async def _connects(self, edge: Edge) -> bool:
         try:
             channel = await self._channel_to(edge)
-        except OSError:
+        except TlsError:
             return False
         ready = asyncio.ensure_future(channel.channel_ready())
         late = asyncio.ensure_future(self._clock.sleep(CONNECT_SECONDS_MAX))

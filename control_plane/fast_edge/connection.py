@@ -11,7 +11,8 @@ are the rules of gRPC and of a server that trusts no client:
   call has taken its messages. What has come of unfinished messages is bounded
   for the connection, and for all connections together.
 - A connection ends: without a first request in time, without a call for long,
-  without a sign of life, at its age, and at the first breach of the protocol.
+  without a sign of life, at its age and when the server goes (leaving.py), and at
+  the first breach of the protocol.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import ParamSpec
 import ngh2
 from google.rpc import code_pb2
 
-from control_plane.fast_edge import wire
+from control_plane.fast_edge import leaving, wire
 from control_plane.fast_edge.events import Asked, Began, Came, Event, Gone, Over, Refused, Went
 from control_plane.fast_edge.guard import CALM, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, Breach, Guard, Windows
+from control_plane.fast_edge.leaving import Leaving
 from control_plane.fast_edge.limits import AGE_JITTER, CONTINUATIONS_MAX, SETTINGS_ENTRIES_MAX, Budget, Limits
 from control_plane.fast_edge.outgoing import WINDOW_BYTES_FIRST, Outgoing, Sending
 from control_plane.fast_edge.wire import CallError, Headers, MessageReader
@@ -144,13 +146,18 @@ class Connection:
         self._opened = self._heard = self._quiet_since = now
         self._pinged = NEVER
         self._age_ends = now + limits.age_seconds_max * (1 + AGE_JITTER * (2 * jitter() - 1))
-        self._leaving = False
+        self._leaving = Leaving()
         self._over = False
 
     @property
     def calls(self) -> int:
         """Calls that are open."""
         return len(self._calls)
+
+    @property
+    def told(self) -> bool:
+        """Whether the client knows which of its calls is the last here."""
+        return self._leaving.told
 
     @property
     def over(self) -> bool:
@@ -198,7 +205,8 @@ class Connection:
         self._collect()
         self._engine_events(events, now)
         if not (engine.want_read or engine.want_write):
-            events.append(self._end("the client has left, or has broken the protocol"))
+            left = "the client has left, or has broken the protocol"
+            events.append(self._end("the server has left" if self._leaving.told else left))
 
     def _grow(self, windows: Windows, events: list[Event], now: float) -> None:
         """The client has opened windows. Raises Breach."""
@@ -260,6 +268,8 @@ class Connection:
                 self._asked(stream_id, events)
             case ngh2.StreamClosed(stream_id, code):
                 self._closed(stream_id, code, events, now)
+            case ngh2.PingAcknowledged(ping) if self._leaving.answered(ping):
+                self._tell_last()
             case _:
                 pass
 
@@ -463,7 +473,10 @@ class Connection:
         if now >= self._age_ends + limits.age_grace_seconds:
             return [self._break(_NO_ERROR, "the connection is too old")]
         if now >= self._age_ends:
-            self.leave()
+            self.leave(now)
+        if self._leaving.late(now):
+            self._tell_last()
+            self._collect()
         silent = now - self._heard
         if self._pinged == NEVER and silent >= limits.ping_seconds:
             self._pinged = now
@@ -476,7 +489,7 @@ class Connection:
             if self._quiet_since == NEVER:
                 self._quiet_since = now
             allowed = limits.handshake_seconds if first else limits.idle_seconds
-            if self._leaving or now - self._quiet_since >= allowed:
+            if self._leaving.told or now - self._quiet_since >= allowed:
                 return [self._break(_NO_ERROR, "the connection is idle")]
             return []
         return self._late(now)
@@ -495,12 +508,18 @@ class Connection:
                 self._refuse(stream_id, call, late, events)
         return events
 
-    def leave(self) -> None:
-        """Tell the client to send no new calls here; those that run go on."""
-        if not self._leaving and not self._over:
-            self._leaving = True
+    def leave(self, now: float) -> None:
+        """Tell the client to send no new calls here. Those that run go on, and
+        those that it sends before it knows are taken."""
+        if not self._over and self._leaving.begin(now):
             self._on_engine(self._engine.send_shutdown_notice)
+            # The engine would send a PING first.
             self._collect()
+            self._on_engine(self._engine.ping, leaving.PING)
+            self._collect()
+
+    def _tell_last(self) -> None:
+        self._on_engine(self._engine.send_goaway)
 
     def close(self, reason: str) -> Over:
         """End the connection, and all of its calls."""

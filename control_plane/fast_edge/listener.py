@@ -121,7 +121,7 @@ class FastEdge:
         for protocol in list(self._protocols):
             protocol.go_away()
         ends = self._clock.monotonic() + seconds
-        while any(protocol.calls for protocol in self._protocols) and self._clock.monotonic() < ends:
+        while any(protocol.busy for protocol in self._protocols) and self._clock.monotonic() < ends:
             await self._clock.sleep(POLL_SECONDS)
         for protocol in list(self._protocols):
             protocol.close()

@@ -76,6 +76,13 @@ class EdgeProtocol(asyncio.Protocol):
         """Calls that are being served."""
         return len(self._calls)
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls are being served, or may be on their way from a client that
+        was not told to send no more."""
+        connection = self._connection
+        return connection is not None and not connection.over and (bool(self._calls) or not connection.told)
+
     # Part of asyncio's interface.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,11 +142,9 @@ class EdgeProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def go_away(self) -> None:
-        """Take no new calls; close when those that run have ended."""
+        """Take no new calls, once the client knows."""
         if self._connection is not None:
-            self._connection.leave()
-            if not self._calls:
-                self._dispatch([self._connection.close("the server goes away")])
+            self._connection.leave(self._around.monotonic())
             self._flush()
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bench.processes import free_port
+from tests.certificates import Authority
 from tests.livekit.namespace import Namespace
 from tests.livekit.stage import missing
 from voxplane.cli.livekit_server import PROGRAM
@@ -55,13 +56,19 @@ class Dev:
 
 
 @asynccontextmanager
-async def dev(folder: Path, *arguments: str, network: Namespace | None = None) -> AsyncIterator[Dev]:
-    """Run it in a folder; in a network of its own with LiveKit's server, else without."""
+async def dev(
+    folder: Path,
+    *arguments: str,
+    network: Namespace | None = None,
+    more: Mapping[str, str] | None = None,
+) -> AsyncIterator[Dev]:
+    """Run it in a folder, with `more` in its environment; in a network of its own with LiveKit's
+    server, else without."""
     words = (sys.executable, "-m", "voxplane", "dev", *arguments)
     process = await asyncio.create_subprocess_exec(
         *(network.entering(words) if network else words),
         cwd=folder,
-        env=environment(calls=network is not None),
+        env=environment(calls=network is not None) | dict(more or {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -144,6 +151,26 @@ async def test_it_stays_up_and_ends_in_peace(tmp_path: Path) -> None:
             assert await all_gone(family)
     for log in (tmp_path / ".voxplane" / "logs").iterdir():
         assert "Traceback" not in log.read_text()
+
+
+async def test_tls_of_the_environment_is_left_out(tmp_path: Path) -> None:
+    """Whoever has set TLS for a control plane elsewhere, server or client, is told
+    that here is none, and what to unset for the commands."""
+    authority = Authority(tmp_path)
+    identity = authority.identity("elsewhere.example")
+    tls = {
+        "VOXPLANE_TLS_CA": str(authority.ca),
+        "VOXPLANE_TLS_CERT": str(identity.cert),
+        "VOXPLANE_TLS_KEY": str(identity.key),
+        "VOXPLANE_TLS_CLIENT_CA": str(authority.ca),
+    }
+    address = f"127.0.0.1:{free_port()}"
+    async with dev(tmp_path, "--tour", "--grpc-listen", address, more=tls) as running:
+        await running.until_up()
+        assert f"no TLS on this machine: {', '.join(tls)} left out" in running.text
+        assert "unset VOXPLANE_TLS_CA VOXPLANE_TLS_CERT VOXPLANE_TLS_KEY" in running.text
+        running.process.send_signal(signal.SIGINT)
+        assert await running.end() == 0
 
 
 async def test_its_children_never_outlive_it(tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from voxplane.cli import publish
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.failures import UsageError
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.configdiff import FieldChange, field_changes
@@ -29,6 +38,7 @@ AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.")
 
 
 @app.command("list")
+@connecting
 def list_agents(
     server: Server = DEFAULT_SERVER,
     tenant: Tenant = "demo",
@@ -38,6 +48,8 @@ def list_agents(
     """List the tenant's agents.
 
     Example: voxplane agents list --tenant demo
+
+    Over TLS: voxplane agents list --server control.example:50051 --tls-ca ca.pem
     """
 
     async def use(client: Client) -> list[agent_pb2.Agent]:
@@ -70,6 +82,7 @@ def list_agents(
 
 
 @app.command()
+@connecting
 def get(
     agent: AgentId,
     server: Server = DEFAULT_SERVER,
@@ -94,6 +107,7 @@ def get(
 
 
 @app.command()
+@connecting
 def history(
     agent: AgentId,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most versions to show.")] = 20,
@@ -154,6 +168,7 @@ def history_table(agent: agent_pb2.Agent, listed: list[agent_pb2.AgentVersion]) 
 
 
 @app.command()
+@connecting
 def diff(
     agent: AgentId,
     old: Annotated[int, typer.Option("--from", help="Version number. [the one before --to]")] = 0,
@@ -187,6 +202,7 @@ def diff(
 
 
 @app.command()
+@connecting
 def render(
     agent: AgentId,
     var: Annotated[

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -83,10 +83,16 @@ class Child:
 
 
 async def start_child(
-    name: str, *arguments: str, log: Path, environment: Mapping[str, str], stop_seconds: float
+    name: str,
+    *arguments: str,
+    log: Path,
+    environment: Mapping[str, str],
+    stop_seconds: float,
+    without: Collection[str] = (),
 ) -> Child:
-    """Run `voxplane ARGUMENTS`; `environment` is added to this process's own.
-    Its output is added to the log, which is begun anew if it is large."""
+    """Run `voxplane ARGUMENTS`; `environment` is added to this process's own, less
+    the variables `without`. Its output is added to the log, which is begun anew if it is large."""
+    own = {name: value for name, value in os.environ.items() if name not in without}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         if out.tell() > LOG_BYTES_MAX:
@@ -97,7 +103,7 @@ async def start_child(
             stdin=asyncio.subprocess.PIPE,
             stdout=out,
             stderr=out,
-            env={**os.environ, **environment},
+            env={**own, **environment},
             start_new_session=True,
         )
     return Child(name, process, log, begin, stop_seconds)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from voxplane.cli.chat import relay_socket
 from voxplane.cli.children import Child, start_child
-from voxplane.cli.connect import DEFAULT_DATA_DIR, DEFAULT_SERVER, Client, open_channel, run
+from voxplane.cli.connect import DEFAULT_ADDRESS, DEFAULT_DATA_DIR, TLS_ENV, Client, Server, open_channel, run
 from voxplane.cli.demo_tenant import load_demo
 from voxplane.cli.failures import CommandError
 from voxplane.cli.livekit_server import NoLiveKit, answers, free_port, start_livekit
@@ -38,6 +38,8 @@ START_SECONDS_MAX = 60.0
 NODE_STOP_SECONDS_MAX = 15.0
 SERVER_STOP_SECONDS_MAX = 12.0
 POLL_SECONDS = 0.1
+NO_TLS = (*TLS_ENV, "VOXPLANE_TLS_CLIENT_CA")
+"""Meant for a control plane elsewhere: here nothing speaks TLS."""
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
 """HealthCheckResponse{status: SERVING}; the library for it is an extra."""
@@ -79,12 +81,14 @@ def command(
 ) -> None:
     """Run a control plane and a node with a demo tenant on this machine.
 
-    Needs no key. Ctrl-C ends everything that it started.
+    Needs no key, and speaks no TLS. Ctrl-C ends everything that it started.
 
     Example: voxplane dev --tour
     """
     with _folder(data_dir, fresh=leave) as folder:
-        address = _free_address("127.0.0.1:0") if leave and not grpc_listen else grpc_listen or DEFAULT_SERVER
+        address = (
+            _free_address("127.0.0.1:0") if leave and not grpc_listen else grpc_listen or DEFAULT_ADDRESS
+        )
         run(_dev(Plan(_free_address(address), folder, tour or leave, leave)))
 
 
@@ -143,6 +147,8 @@ class _Site:
 async def _dev(plan: Plan) -> None:
     console = Console(highlight=False)
     signals = Signals()
+    if unused := [name for name in NO_TLS if name in os.environ]:
+        console.print(f"[yellow]no TLS on this machine: {', '.join(unused)} left out[/]", soft_wrap=True)
     try:
         async with _running(plan, signals, console) as site:
             until = _Until(signals, site.children)
@@ -231,6 +237,7 @@ async def _start_server(plan: Plan) -> Child:
         log=plan.logs / "control_plane.log",
         environment={},
         stop_seconds=SERVER_STOP_SECONDS_MAX,
+        without=NO_TLS,
     )
 
 
@@ -248,6 +255,7 @@ async def _start_node(plan: Plan, livekit: LiveKit | None, metrics: int) -> Chil
         log=plan.logs / "node.log",
         environment=environment,
         stop_seconds=NODE_STOP_SECONDS_MAX,
+        without=NO_TLS,
     )
 
 
@@ -270,7 +278,7 @@ async def _in_time(work: Coroutine[None, None, None], child: Child) -> None:
 
 async def _served(address: str) -> None:
     """Until the control plane says that it is healthy."""
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_HEALTH_CHECK)
         while True:
             try:
@@ -284,7 +292,7 @@ async def _served(address: str) -> None:
 
 async def _connected(address: str) -> None:
     """Until the control plane sees the node."""
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         client = Client(channel)
         while True:
             answer = await client.nodes.ListNodes(nodes_pb2.ListNodesRequest())
@@ -294,14 +302,14 @@ async def _connected(address: str) -> None:
 
 
 async def _load(address: str) -> None:
-    async with open_channel(address) as channel:
+    async with open_channel(Server(address)) as channel:
         await load_demo(Client(channel), TENANT)
 
 
 def _print_next(plan: Plan, console: Console) -> None:
     """Where everything is, and what to type next."""
     program = _program()
-    server = "" if plan.address == DEFAULT_SERVER else f" --server {plan.address}"
+    server = "" if plan.address == DEFAULT_ADDRESS else f" --server {plan.address}"
     folder = "" if plan.data_dir == DEFAULT_DATA_DIR else f" --data-dir {plan.data_dir}"
     table = Table.grid(padding=(0, 2))
     table.add_row("control plane", plan.address)
@@ -311,6 +319,8 @@ def _print_next(plan: Plan, console: Console) -> None:
     table.add_row("logs", f"{plan.logs}/")
     console.print(Panel(table, title="Voxplane is up", title_align="left", border_style="green"))
     console.print("Type in another terminal:")
+    if unused := [name for name in TLS_ENV if name in os.environ]:
+        console.print(f"  [cyan]unset {' '.join(unused)}[/]", soft_wrap=True)
     for line in (
         f"chat interview{folder}",
         f"agents add-field interview topic str{server}",

@@ -15,7 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.failures import EXIT_NOT_CONVERGED
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.errors import violations_of
@@ -34,6 +43,7 @@ LAGGING_SHOWN_MAX = 5
 REFUSED = (sync_pb2.CONFIG_PHASE_FAILED, sync_pb2.CONFIG_PHASE_REVERTED)
 
 
+@connecting
 def command(
     agents: Annotated[
         list[str] | None, typer.Argument(metavar="[AGENT]...", help="Only these agents.")

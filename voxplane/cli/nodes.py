@@ -8,7 +8,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.failures import EXIT_NOT_CONVERGED
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.errors import violations_of
@@ -28,10 +37,13 @@ def _phase(phase: sync_pb2.ConfigPhase) -> str:
 
 
 @app.command("list")
+@connecting
 def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
     """List the nodes.
 
     Example: voxplane nodes list
+
+    Over TLS: voxplane nodes list --server control.example:50051 --tls-ca ca.pem
     """
 
     async def use(client: Client) -> list[node_pb2.Node]:
@@ -67,6 +79,7 @@ def list_nodes(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
 
 
 @app.command()
+@connecting
 def get(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")],
     tenant: Annotated[str, typer.Option("--tenant", "-t", help="Only this tenant. [all]")] = "",
@@ -107,6 +120,7 @@ def get(
         out.print(f"[dim]… and more of {found.tenant_count} tenants; name one by --tenant[/]")
 
 
+@connecting
 def wait(
     revision: Annotated[int, typer.Argument(help="The revision to wait for. [the present one]")] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=0, max=600, help="Seconds to wait.")] = 10,

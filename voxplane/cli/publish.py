@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.failures import UsageError
 from voxplane.cli.files import SHORT_TYPES, change_of, read_config, read_field
 from voxplane.cli.output import out, print_json, to_dict
@@ -25,6 +34,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and answer, but c
 
 
 @app.command()
+@connecting
 def create(
     agent: AgentId,
     file: File,
@@ -55,6 +65,7 @@ def create(
 
 
 @app.command()
+@connecting
 def update(
     agent: AgentId,
     file: Annotated[str, typer.Option("--file", "-f", help="YAML or JSON file; - for stdin.")] = "",
@@ -105,6 +116,7 @@ def update(
 
 
 @app.command()
+@connecting
 def delete(
     agent: AgentId, server: Server = DEFAULT_SERVER, tenant: Tenant = "demo", as_json: Json = False
 ) -> None:
@@ -121,6 +133,7 @@ def delete(
 
 
 @app.command()
+@connecting
 def undelete(
     agent: AgentId, server: Server = DEFAULT_SERVER, tenant: Tenant = "demo", as_json: Json = False
 ) -> None:
@@ -137,6 +150,7 @@ def undelete(
 
 
 @app.command("add-field")
+@connecting
 def add_field(
     agent: AgentId,
     name: Annotated[str, typer.Argument(help="The field's name; left out with --file.")] = "",
@@ -196,6 +210,7 @@ def _field(
 
 
 @app.command("remove-field")
+@connecting
 def remove_field(
     agent: AgentId,
     name: Annotated[str, typer.Argument(help="The field's name.")],
@@ -221,6 +236,7 @@ def remove_field(
 
 
 @app.command("set-tracing")
+@connecting
 def set_tracing(
     agent: AgentId,
     enabled: Annotated[bool, typer.Option("--on/--off", help="Whether sessions are traced.")],
@@ -246,6 +262,7 @@ def set_tracing(
 
 
 @app.command("set-alias")
+@connecting
 def set_alias(
     agent: AgentId,
     alias: Annotated[str, typer.Argument(help="The alias; made if need be.")],
@@ -270,6 +287,7 @@ def set_alias(
 
 
 @app.command()
+@connecting
 def rollback(
     agent: AgentId,
     alias: Alias = LIVE,

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.cli.session_tables import session_lines
 from voxplane.v1 import session_pb2
@@ -18,6 +27,7 @@ SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's
 
 
 @app.command()
+@connecting
 def end(
     session: SessionId,
     now: Annotated[bool, typer.Option("--now", help="Without a goodbye.")] = False,
@@ -41,6 +51,7 @@ def end(
 
 
 @app.command()
+@connecting
 def pin(
     session: SessionId,
     version: Annotated[
@@ -64,6 +75,7 @@ def pin(
 
 
 @app.command()
+@connecting
 def trace(
     session: SessionId,
     enabled: Annotated[bool, typer.Option("--on/--off", help="Whether it is traced.")] = True,

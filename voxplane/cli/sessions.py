@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from voxplane.cli import session_commands
-from voxplane.cli.connect import CALL_SECONDS_MAX, DEFAULT_SERVER, Client, Json, Server, Tenant, call
+from voxplane.cli.connect import (
+    CALL_SECONDS_MAX,
+    DEFAULT_SERVER,
+    Client,
+    Json,
+    Server,
+    Tenant,
+    call,
+    connecting,
+)
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.cli.session_commands import SessionId
 from voxplane.cli.session_tables import change_line, session_lines, sessions_table, turns_table
@@ -50,6 +59,7 @@ _STATES = {
 
 
 @app.command("list")
+@connecting
 def list_sessions(
     agent: Annotated[str, typer.Option("--agent", help="Only this agent's.")] = "",
     state: Annotated[State | None, typer.Option("--state", help="Only those in this state.")] = None,
@@ -90,6 +100,7 @@ def list_sessions(
 
 
 @app.command()
+@connecting
 def show(
     session: SessionId, server: Server = DEFAULT_SERVER, tenant: Tenant = "demo", as_json: Json = False
 ) -> None:
@@ -113,6 +124,7 @@ def show(
 
 
 @app.command()
+@connecting
 def watch(
     agent: Annotated[str, typer.Option("--agent", help="Only this agent's sessions.")] = "",
     count: Annotated[int, typer.Option("--count", min=0, help="End after so many changes. [never]")] = 0,

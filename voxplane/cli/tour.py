@@ -21,7 +21,7 @@ from rich.markup import escape
 from voxplane.cli.agents import history_table, versions
 from voxplane.cli.chat.screen import Reply, milliseconds
 from voxplane.cli.chat.session import ChatSession, open_session
-from voxplane.cli.connect import CALL_SECONDS_MAX, Client, open_channel
+from voxplane.cli.connect import CALL_SECONDS_MAX, Client, Server, open_channel
 from voxplane.cli.demo_tenant import demo_configs
 from voxplane.cli.failures import CommandError, failure_of, of_status
 from voxplane.cli.nodes import convergence_lines
@@ -268,7 +268,7 @@ async def play(place: Place, console: Console, patience: float = EVENT_SECONDS_M
     `patience` seconds for the call has failed."""
     screen = TourScreen(console)
     began = time.monotonic()
-    async with open_channel(place.server) as channel:
+    async with open_channel(Server(place.server)) as channel:
         client = Client(channel)
         own = await _prepare(client, place.tenant)
         try:

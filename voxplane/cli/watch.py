@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from voxplane.cli.connect import DEFAULT_SERVER, Client, Json, Server, call
+from voxplane.cli.connect import DEFAULT_SERVER, Client, Json, Server, call, connecting
 from voxplane.cli.output import out, print_json, to_dict
 from voxplane.v1 import config_sync_service_pb2 as pb2
 from voxplane.v1 import revision_pb2
@@ -62,6 +62,7 @@ class Held:
             self._revisions[transfer.tenant_id] = transfer.revision
 
 
+@connecting
 def command(
     agents: Annotated[
         list[str] | None, typer.Argument(metavar="[AGENT]...", help="Only these agents.")

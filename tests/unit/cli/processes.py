@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,9 @@ class Result:
         return json.loads(self.out)
 
 
-async def voxplane(*arguments: str, stdin: str = "", server: str = "") -> Result:
+async def voxplane(
+    *arguments: str, stdin: str = "", server: str = "", environment: Mapping[str, str] | None = None
+) -> Result:
     """Run a command to its end."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("VOXPLANE_")}
     process = await asyncio.create_subprocess_exec(
@@ -34,7 +37,12 @@ async def voxplane(*arguments: str, stdin: str = "", server: str = "") -> Result
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**kept, "COLUMNS": "120", **({"VOXPLANE_SERVER": server} if server else {})},
+        env={
+            **kept,
+            "COLUMNS": "120",
+            **({"VOXPLANE_SERVER": server} if server else {}),
+            **(environment or {}),
+        },
     )
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), SECONDS_MAX)
     result = Result(process.returncode or 0, out.decode(), err.decode())

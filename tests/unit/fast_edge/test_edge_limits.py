@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from h2.events import ConnectionTerminated
 
 from control_plane.fast_edge import wire
 from control_plane.fast_edge.events import Began, Over, Refused
@@ -195,28 +194,3 @@ def test_a_client_that_gives_no_sign_of_life_is_left() -> None:
     assert server.tick(51.0) == []
     server.tick(61.0)
     assert [type(event) for event in server.tick(82.0)] == [Over]
-
-
-def test_a_connection_ends_at_its_age() -> None:
-    """It takes no new calls then; those that run go on for a time of grace."""
-    pair = Pair(age_seconds_max=100.0, age_grace_seconds=50.0, ping_seconds=1e6)
-    stream = pair.call(message(b""))
-    pair.server.tick(99.0)
-    assert not pair.of(ConnectionTerminated)
-    pair.server.tick(100.0)
-    for kind, _, _, payload in frames.split(pair.server.outgoing.take()):
-        assert (kind, payload[4:8]) == (frames.GOAWAY, b"\0\0\0\0")
-    assert pair.server.send(stream, b"still")
-    assert [type(event) for event in pair.server.tick(150.0)] == [Over]
-
-
-def test_a_server_that_leaves_says_so() -> None:
-    """GOAWAY comes first; the connection ends with the last of its calls."""
-    pair = Pair()
-    stream = pair.call(message(b""))
-    pair.server.leave()
-    goaway = frames.split(pair.server.outgoing.take())[0]
-    assert (goaway[0], goaway[3][:4]) == (frames.GOAWAY, b"\x7f\xff\xff\xff")
-    assert pair.server.tick(1.0) == []
-    pair.server.finish(stream, OK)
-    assert [type(event) for event in pair.server.tick(2.0)] == [Over]

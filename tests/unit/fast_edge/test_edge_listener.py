@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2
 
-from control_plane.edge.tls import TlsFiles, ssl_context
+from control_plane.edge.tls import Certificate, TlsFiles
 from control_plane.fast_edge import FastEdge, Limits
 from control_plane.fast_edge.connection import Connection
-from control_plane.server import ControlPlane, build
-from control_plane.settings import Settings
-from control_plane.store.memory import MemoryStore
-from tests.certificates import Authority, Identity
+from tests.certificates import Authority
 from tests.unit.fast_edge import frames
+from tests.unit.server.secure_server import credentials, secure_server
 from tests.unit.watch.tenant_log import config
 from tests.unit.watch.watch_server import EDGE, WatchServer, watch_server
 from voxplane.clock import SystemClock
@@ -181,6 +178,44 @@ async def test_the_end_of_the_server_is_told(tmp_path: Path) -> None:
             await raw_client(server.sync_address)
 
 
+async def test_a_request_that_crosses_the_goodbye_is_answered(server: WatchServer) -> None:
+    """A server that stops waits for what a client has sent before it knew, and
+    not for a client that never answers."""
+    await server.create("sales")
+    reader, writer = await raw_client(server.sync_address)
+    _, silent = await raw_client(server.sync_address)
+    for each in (writer, silent):
+        each.write(frames.hello())
+    await until(lambda: server.control_plane.counts()["edge_connections"] == 2)
+    stopping = asyncio.create_task(server.control_plane.stop_edge())
+    said = b""
+    while frames.PING not in kinds(said):
+        said += await reader.read(65_536)
+    [ping] = [payload for kind, _, _, payload in frames.split(said) if kind == frames.PING]
+    path = {":path": "/voxplane.v1.ConfigSyncService/FetchConfig"}
+    writer.write(frames.headers(1, tuple((dict(frames.REQUEST) | path).items())))
+    fetch = sync_pb2.FetchConfigRequest(tenant_id="acme").SerializeToString()
+    writer.write(frames.frame(frames.DATA, frames.END_STREAM, 1, frames.message(fetch)))
+    writer.write(frames.frame(frames.PING, frames.ACK, 0, ping))
+    said = b""
+    while not any(
+        flags & frames.END_STREAM for kind, flags, *_ in frames.split(said) if kind == frames.HEADERS
+    ):
+        said += await reader.read(65_536)
+    assert frames.status_of(said)["grpc-status"] == "0"
+    assert not stopping.done()
+    while not stopping.done():
+        await server.clock.advance(0.5)
+    assert kinds(await reader.read())[-1] == frames.GOAWAY
+    for each in (writer, silent):
+        each.close()
+
+
+def kinds(said: bytes) -> list[int]:
+    """Of the frames that have come."""
+    return [kind for kind, *_ in frames.split(said)]
+
+
 async def test_nodes_are_offered_the_edge(tmp_path: Path) -> None:
     """The first message for a node on gRPC says where the edge is; nobody else
     is told, and the edge itself says nothing."""
@@ -198,63 +233,31 @@ async def test_nodes_are_offered_the_edge(tmp_path: Path) -> None:
         assert [message.HasField("edge_offer") for message in seen] == [True, False, False]
 
 
-@asynccontextmanager
-async def secure_server(identity: Identity, client_ca: Path | None = None) -> AsyncIterator[ControlPlane]:
-    """A control plane whose listeners speak TLS."""
-    settings = Settings(
-        grpc_listen="127.0.0.1:0",
-        edge_listen="127.0.0.1:0",
-        drain_seconds=0,
-        tls_cert=identity.cert,
-        tls_key=identity.key,
-        tls_client_ca=client_ca,
-    )
-    control_plane = build(settings, MemoryStore(), SystemClock())
-    address = await control_plane.start()
-    control_plane.grpc_address = address  # type: ignore[attr-defined]
-    try:
-        yield control_plane
-    finally:
-        await control_plane.stop()
-
-
-def credentials(authority: Authority, client: Identity | None = None) -> grpc.ChannelCredentials:
-    """What a client shows and trusts."""
-    return grpc.ssl_channel_credentials(
-        authority.ca.read_bytes(),
-        client.key.read_bytes() if client else None,
-        client.cert.read_bytes() if client else None,
-    )
-
-
 async def test_both_listeners_speak_tls(tmp_path: Path) -> None:
     """One certificate serves both; the offer says so."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        address, edge = control_plane.grpc_address, control_plane.edge_address  # type: ignore[attr-defined]
-        async with (
-            grpc.aio.secure_channel(address, credentials(authority)) as channel,
-            grpc.aio.secure_channel(edge, credentials(authority)) as fast,
-        ):
-            create = agents_pb2.CreateAgentRequest(
-                tenant_id="acme", agent_id="sales", config=config("x" * 9_000)
-            )
-            create.config.llm_config.provider = "offline"
-            await agents_grpc.AgentServiceStub(channel).CreateAgent(create)
-            node = sync_pb2.WatchConfigRequest(tenant_id="acme", node=sync_pb2.NodeInfo(node_id="n1"))
-            first = await sync_grpc.ConfigSyncServiceStub(channel).WatchConfig(node).read()
-            assert isinstance(first, sync_pb2.WatchConfigResponse)
-            assert first.edge_offer == sync_pb2.EdgeOffer(address=f":{edge.rpartition(':')[2]}", tls=True)
-            second = await sync_grpc.ConfigSyncServiceStub(fast).WatchConfig(WATCH).read()
-            assert isinstance(second, sync_pb2.WatchConfigResponse)
-            assert second.transfer.bundles == first.transfer.bundles
+    async with (
+        secure_server(authority.identity("server")) as server,
+        grpc.aio.secure_channel(server.grpc, credentials(authority)) as channel,
+        grpc.aio.secure_channel(server.edge, credentials(authority)) as fast,
+    ):
+        create = agents_pb2.CreateAgentRequest(tenant_id="acme", agent_id="sales", config=config("x" * 9_000))
+        create.config.llm_config.provider = "offline"
+        await agents_grpc.AgentServiceStub(channel).CreateAgent(create)
+        node = sync_pb2.WatchConfigRequest(tenant_id="acme", node=sync_pb2.NodeInfo(node_id="n1"))
+        first = await sync_grpc.ConfigSyncServiceStub(channel).WatchConfig(node).read()
+        assert isinstance(first, sync_pb2.WatchConfigResponse)
+        assert first.edge_offer == sync_pb2.EdgeOffer(address=f":{server.edge.rpartition(':')[2]}", tls=True)
+        second = await sync_grpc.ConfigSyncServiceStub(fast).WatchConfig(WATCH).read()
+        assert isinstance(second, sync_pb2.WatchConfigResponse)
+        assert second.transfer.bundles == first.transfer.bundles
 
 
 async def test_a_certificate_of_the_client_is_asked_for(tmp_path: Path) -> None:
     """With an authority of clients, nobody else is let in, by either listener."""
     ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
-    async with secure_server(ours.identity("server"), ours.ca) as control_plane:
-        for address in (control_plane.grpc_address, control_plane.edge_address):  # type: ignore[attr-defined]
+    async with secure_server(ours.identity("server"), ours.ca) as server:
+        for address in (server.grpc, server.edge):
             for client, let_in in (
                 (None, False),
                 (others.identity("c1"), False),
@@ -278,8 +281,8 @@ async def test_tls_without_http_2_is_refused(
 ) -> None:
     """A client has to say by ALPN that it speaks HTTP/2, over TLS 1.2 or newer."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        host, _, port = control_plane.edge_address.rpartition(":")
+    async with secure_server(authority.identity("server")) as server:
+        host, _, port = server.edge.rpartition(":")
         context = ssl.create_default_context(cafile=str(authority.ca))
         if alpn:
             context.set_alpn_protocols(alpn)
@@ -298,12 +301,12 @@ async def test_tls_without_http_2_is_refused(
 async def test_plain_text_on_a_tls_port_is_refused(tmp_path: Path) -> None:
     """Who does not speak TLS gets nothing of the server."""
     authority = Authority(tmp_path)
-    async with secure_server(authority.identity("server")) as control_plane:
-        host, _, port = control_plane.edge_address.rpartition(":")
+    async with secure_server(authority.identity("server")) as server:
+        host, _, port = server.edge.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(frames.hello() + frames.headers(1, end=True))
         assert frames.PREFACE not in await reader.read()
-        assert control_plane.counts()["edge_connections"] == 0
+        assert server.control_plane.counts()["edge_connections"] == 0
         writer.close()
 
 
@@ -328,7 +331,7 @@ async def test_a_connection_that_fails_leaves_the_others_their_time(
 async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
     """Nobody counts a connection before its handshake, so it has little time."""
     identity = Authority(tmp_path).identity("server")
-    context = ssl_context(TlsFiles(identity.cert, identity.key))
+    context = Certificate(TlsFiles(identity.cert, identity.key)).context
     edge = FastEdge("a.Service", {}, [], SystemClock(), limits=Limits(handshake_seconds=0.05), tls=context)
     host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -343,7 +346,7 @@ async def test_a_handshake_that_ends_after_the_server_is_refused(tmp_path: Path)
     served by nobody."""
     authority = Authority(tmp_path)
     identity = authority.identity("server")
-    made = ssl_context(TlsFiles(identity.cert, identity.key))
+    made = Certificate(TlsFiles(identity.cert, identity.key)).context
     edge = FastEdge("a.Service", {}, [], SystemClock(), tls=made)
     host, _, port = (await edge.start("127.0.0.1:0")).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
