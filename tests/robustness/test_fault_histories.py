@@ -19,7 +19,7 @@ from tests.robustness.watcher import Spec
 HISTORY_ENTRIES = 12
 SNAPSHOT_COMMITS = 6
 AWAY_SECONDS = 0.7
-RESUMES = 12
+RESUMES, RESUMES_MAX = 12, 60
 COMMITS_SECONDS = 0.6
 
 
@@ -38,6 +38,12 @@ def _starts(stage: Scene, watcher: str) -> list[Start]:
         and one.transfer is not None
         and one.transfer.start is not None
     ]
+
+
+def _resumed(stage: Scene) -> list[Start]:
+    """How the transfers began by which clients came back, and those that went FULL."""
+    starts = _starts(stage, "often") + _starts(stage, "often-all")
+    return [one for one in starts if one.intent == "FULL" or "resumed" in one.reason]
 
 
 async def test_history_is_trimmed_while_clients_resume(tmp_path: Path, transport: str) -> None:
@@ -60,18 +66,21 @@ async def test_history_is_trimmed_while_clients_resume(tmp_path: Path, transport
         stage.watch([Spec("often", "red"), Spec("often-all", "-", reports="stream")], proxy.address)
         stage.watch([Spec("near", "-")])
         stage.write(4, pause_seconds=0.02)
-        for _ in range(RESUMES):
+        for number in range(RESUMES_MAX):
             await stage_pause(stage, 0.05, 0.2)
             await proxy.reset()
+            # A machine that is slow enough trims faster than clients come back.
+            if number >= RESUMES and any(one.intent == "DELTA" for one in _resumed(stage)):
+                break
         async with stage.fault("away for long"):
             await proxy.refuse()
             await proxy.cut()
             await asyncio.sleep(AWAY_SECONDS)
             await proxy.listen()
         require_nothing_found(await stage.finish())
-        starts = _starts(stage, "often") + _starts(stage, "often-all")
+        starts = _resumed(stage)
         assert any(one.intent == "FULL" and "compacted" in one.reason for one in starts)
-        assert any(one.intent == "DELTA" and "resumed" in one.reason for one in starts)
+        assert any(one.intent == "DELTA" for one in starts)
 
 
 async def stage_pause(stage: Scene, shortest: float, longest: float) -> None:

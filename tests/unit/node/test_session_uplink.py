@@ -262,9 +262,13 @@ async def test_a_server_that_does_not_want_it_is_left_alone(
             await node.failed(count)
             waits.append(node.uplink.pause)
             await node.clock.advance(waits[-1])
-        assert waits[0] >= REFUSED_SECONDS_MIN / 2
-        assert waits == sorted(waits)
-        assert waits[-1] >= 5 * waits[0]
+        # gRPC says INTERNAL of a call that is refused while it is written to, and
+        # that is tried again at once.
+        refused = [wait for wait in waits if wait]
+        assert len(refused) >= 5
+        assert refused[0] >= REFUSED_SECONDS_MIN / 2
+        assert refused == sorted(refused)
+        assert refused[-1] >= 5 * refused[0]
 
 
 async def test_a_batch_that_is_refused_does_not_hold_up_the_others(tmp_path: Path) -> None:
