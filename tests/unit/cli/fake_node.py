@@ -49,9 +49,9 @@ class FakeNode(relay_grpc.RelayServiceServicer):
         self, request_iterator: AsyncIterator[pb2.ChatRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb2.ChatResponse]:
         """See the contract."""
-        if self.refusal:
-            await context.abort(*self.refusal)
         async for request in request_iterator:
+            if self.refusal:  # read first, as a node does: gRPC loses the status of a call that is written to
+                await context.abort(*self.refusal)
             if request.HasField("open"):
                 self.callers.append(request.open)
                 for event in self.first:
