@@ -36,8 +36,8 @@ demo: $(VENV)/.run ## Play the tour and exit; non-zero if a step did not happen
 	@$(BIN)/voxplane dev --tour --exit
 
 test: $(VENV)/.dev ## Run every test
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ALONE:%=--ignore=%)
-	@$(BIN)/python -m pytest $(ALONE)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ALONE:%=--ignore=%); first=$$?; \
+	$(BIN)/python -m pytest $(ALONE) && exit $$first
 
 e2e: $(VENV)/.dev ## Run the tests that start real processes, and voice calls (needs livekit-server)
 	@$(BIN)/python -m pytest tests/e2e tests/voice
