@@ -202,14 +202,15 @@ def test_a_message_of_a_long_stream_has_the_time_of_a_request() -> None:
     server = connection()
     server.receive(frames.hello() + frames.headers(1), 0.0)
     server.streams(1)
-    whole, half = (frames.frame(frames.DATA, 0, 1, part) for part in (message(b"hello"), message(b"hello")[:7]))
+    hello = message(b"hello")
+    whole, half, more = (frames.frame(frames.DATA, 0, 1, part) for part in (hello, hello[:7], hello[7:8]))
     for second in range(10, 200, 10):
         server.receive(whole, float(second))
         server.taken(1)
     assert server.tick(200.0) == []
     server.receive(half, 200.0)
     assert server.tick(200.5) == []
-    server.receive(frames.frame(frames.DATA, 0, 1, message(b"hello")[7:8]), 230.0)
+    server.receive(more, 230.0)
     assert server.tick(259.5) == []
     assert any(isinstance(event, Refused) for event in server.tick(260.0))
 
