@@ -169,6 +169,8 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     context.num_tickets = 0
     load_pair(context, files.cert, files.key)
     if files.client_ca is not None:
+        # Those of TLS 1.2 are kept by OpenSSL, and ssl cannot forbid it.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
         load_authorities(context, files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context

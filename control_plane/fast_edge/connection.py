@@ -59,6 +59,7 @@ class _Call:
     def __init__(self, message_bytes_max: int, began: float, sending: Sending) -> None:
         self.reader: MessageReader | None = MessageReader(message_bytes_max)
         self.began = began
+        """When it began, or the message of a stream that comes now."""
         self.sending = sending
         self.inbox = 0
         """Messages that the call has not taken."""
@@ -319,6 +320,8 @@ class Connection:
             call.held += len(data)
             self._refuse(stream_id, call, error, events)
             return
+        if not call.empty and (messages or not before):
+            call.began = self._heard
         call.held += len(data)
         call.inbox += len(messages)
         call.empty = call.empty and not messages

@@ -155,6 +155,7 @@ class Guard:
                 and 0 < length <= DATA_BYTES_MAX
                 and kept == at
                 and end <= size
+                and not self._open_block
                 and stream_id in self._streaming
                 and not any(parts)
             ):

@@ -108,13 +108,14 @@ class TenantRecord:
             if self.acked is not None and self.acked.epoch != epoch:
                 self.acked = None
             self._epoch = epoch
+        comes_back = self.level_nonce == _NEVER
         self.level, self._behind = level, None
         if nonce is not None:
             self.level_nonce = nonce
             self._wait_for(nonce, revision)
         for name in removed:
             self._drop(name)
-        if len(self.reports) > len(level.bundles):
+        if comes_back or len(self.reports) > len(level.bundles):
             for name in [name for name in self.reports if name not in level.bundles]:
                 self._drop(name)
 

@@ -194,3 +194,36 @@ def test_a_client_that_gives_no_sign_of_life_is_left() -> None:
     assert server.tick(51.0) == []
     server.tick(61.0)
     assert [type(event) for event in server.tick(82.0)] == [Over]
+
+
+def test_a_message_of_a_long_stream_has_the_time_of_a_request() -> None:
+    """A client that has streamed for hours may be in the midst of a message
+    when time passes; one that does not come whole in time ends the call."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1), 0.0)
+    server.streams(1)
+    hello = message(b"hello")
+    whole, half, more = (frames.frame(frames.DATA, 0, 1, part) for part in (hello, hello[:7], hello[7:8]))
+    for second in range(10, 200, 10):
+        server.receive(whole, float(second))
+        server.taken(1)
+    assert server.tick(200.0) == []
+    server.receive(half, 200.0)
+    assert server.tick(200.5) == []
+    server.receive(more, 230.0)
+    assert server.tick(259.5) == []
+    assert any(isinstance(event, Refused) for event in server.tick(260.0))
+
+
+@pytest.mark.parametrize("kind", [frames.DATA, frames.WINDOW_UPDATE])
+def test_nothing_comes_between_the_frames_of_headers(kind: int) -> None:
+    """Headers that have begun are followed by CONTINUATION alone, also where the
+    engine does not see the frame of another stream."""
+    server = connection()
+    server.receive(frames.hello() + frames.headers(1), 0.0)
+    server.streams(1)
+    server.receive(frames.frame(frames.HEADERS, 0, 3, frames.block()[:10]), 0.0)
+    between = message(b"x") if kind == frames.DATA else b"\0\0\0\1"
+    told = server.receive(frames.frame(kind, 0, 1, between), 0.0)
+    assert [type(event) for event in told] == [Over]
+    assert frames.last_goaway(server.outgoing.take()) == (frames.GOAWAY, 1)

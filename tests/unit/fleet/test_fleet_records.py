@@ -153,6 +153,20 @@ def test_a_node_that_resumes_keeps_its_reports() -> None:
     assert not world.tenant().bundles[0].HasField("status")
 
 
+def test_a_bundle_that_went_while_the_node_was_away_takes_its_reports_along() -> None:
+    """What the node comes back to is as many bundles, but not the same: nothing
+    that it said of one that is gone counts."""
+    world = World()
+    world.send(1)
+    world.report("1", world.status(FAILED))
+    assert world.tenant().refused_count == 1
+    world.log.delete("sales")
+    world.log.publish("billing", "Bill.")
+    world.fleet.open("s2", watch("n1", start=1))
+    world.send(1, stream="s2")
+    assert world.tenant().refused_count == 0
+
+
 def test_another_epoch_starts_anew() -> None:
     """What a node acknowledged and reported of another history is dropped."""
     world = World()
