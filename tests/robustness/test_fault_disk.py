@@ -54,11 +54,21 @@ def _writes(operations: list[Operation]) -> list[Operation]:
     return [one for one in operations if one.call not in READS and one.outcome != "refused"]
 
 
+async def _until(stage: Scene, since: float, found: Callable[[list[Operation]], bool]) -> None:
+    """Wait until that is so of the calls that began since then."""
+    async with asyncio.timeout(10):
+        while not found(stage.operations(since)):  # noqa: ASYNC110 - a file is read
+            await asyncio.sleep(0.05)
+
+
 async def _until_acknowledged(stage: Scene, since: float) -> None:
     """Wait until a write that began since then is acknowledged."""
-    async with asyncio.timeout(10):
-        while not any(one.outcome == "ok" for one in _writes(stage.operations(since))):  # noqa: ASYNC110 - a file is read
-            await asyncio.sleep(0.05)
+    await _until(stage, since, lambda calls: any(one.outcome == "ok" for one in _writes(calls)))
+
+
+def _has_refusal_and_read(calls: list[Operation]) -> bool:
+    read = any(one.call in READS and one.outcome == "ok" for one in calls)
+    return read and any(one.outcome == "unknown" for one in _writes(calls))
 
 
 def _check_reads(stage: Scene, began: float, until: float) -> None:
@@ -99,6 +109,7 @@ async def test_a_full_disk_is_survived(tmp_path: Path) -> None:
                 disk.fill()
                 full = stage.recorder.now()
                 await asyncio.sleep(FAULT_SECONDS)
+                await _until(stage, full, _has_refusal_and_read)
                 until = stage.recorder.now()
                 disk.free()
             # The journal has room for some commits of its own.
